@@ -1,0 +1,1 @@
+"""Interception of registry connections, registry semantics, the store, fetches and upstreams."""
