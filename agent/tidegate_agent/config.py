@@ -1,0 +1,266 @@
+"""The agent's configuration: every key of /etc/tidegate/agent.toml with its default, one value per part.
+
+An empty file is a working agent. Registries merge with the built-in ones by name. What this version does not
+implement yet stands in one table, `NOT_YET`, and is refused rather than ignored. This module starts nothing
+and looks at nothing of the machine but the one file.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+from tidegate_agent.forms import (
+    AbsolutePath,
+    Duration,
+    FirewallMark,
+    HostName,
+    Lease,
+    Listen,
+    Mark,
+    Port,
+    Regex,
+    Resolvers,
+    Size,
+)
+from tidegate_agent.registry_host import HOST_FORM, RegistryHost
+from tidegate_core.errors import UsageError
+from tidegate_core.settings import read_settings
+from tidegate_proxy.endpoint import Endpoint
+
+DEFAULT_FILE = Path("/etc/tidegate/agent.toml")
+RESERVED_VARIABLES = ("TIDEGATE_CONFIG",)
+DEFAULT_LISTEN = Endpoint.of("127.0.0.1", 9077)
+DEFAULT_MARK = Mark(0x74, 0xFF)
+
+
+# The parts.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SteeringConfig:
+    """How connections and look-ups are redirected to the agent."""
+
+    backend: Literal["auto", "nft", "ebpf", "nft-lease", "iptables", "none"] = "auto"
+    lease: Lease = timedelta(seconds=3)
+    mark: FirewallMark = DEFAULT_MARK
+    port: Port = 8443
+    forwarded: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DnsConfig:
+    """Whose answers are learned from."""
+
+    resolvers: Resolvers = "system"
+    mode: Literal["learn", "sinkhole"] = "learn"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryConfig:
+    """One registry by its usual name, and the hosts that serve its API; without: those built in."""
+
+    name: str
+    hosts: tuple[HostName, ...] = ()
+    plain_http: bool = False
+    ca: AbsolutePath | None = None
+
+    def port_of(self, host: RegistryHost) -> int:
+        """The TCP port clients use for this host."""
+        return host.port or (80 if self.plain_http else 443)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheConfig:
+    """What may be kept, and for how long it may be served when its registry does not answer."""
+
+    max_size: Size = 32 * 2**30
+    min_free: Size = 5 * 2**30
+    durability: Literal["fsync", "relaxed"] = "fsync"
+    stale_max: Duration = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TagTier:
+    """How long a tag that matches is served without asking its registry; the first match wins."""
+
+    match: Regex
+    fresh_for: Duration
+    registry: str = ""
+    repository: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamConfig:
+    """Where a miss is fetched from, in the order configured."""
+
+    kind: Literal["central", "connect", "mirror", "direct"]
+    url: str = ""
+    ca: AbsolutePath | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialConfig:
+    """A login the agent uses itself, and who may read what it fetched."""
+
+    registry: str
+    username: str
+    password_file: AbsolutePath
+    share: Literal["node", "nobody"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushConfig:
+    """Whether uploads may pass through."""
+
+    allow: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminConfig:
+    """Where metrics and health are served over TCP, beside the agent's unix socket."""
+
+    listen: Listen = DEFAULT_LISTEN
+
+
+def _hosts_of(*names: str) -> tuple[RegistryHost, ...]:
+    return tuple(RegistryHost.parse(name) for name in names)
+
+
+DEFAULT_REGISTRIES = (
+    RegistryConfig(name="docker.io", hosts=_hosts_of("registry-1.docker.io", "index.docker.io")),
+    RegistryConfig(name="ghcr.io", hosts=_hosts_of("ghcr.io")),
+    RegistryConfig(name="quay.io", hosts=_hosts_of("quay.io")),
+    RegistryConfig(name="registry.k8s.io", hosts=_hosts_of("registry.k8s.io")),
+    RegistryConfig(name="gcr.io", hosts=_hosts_of("gcr.io", "*.gcr.io")),
+    RegistryConfig(name="pkg.dev", hosts=_hosts_of("*.pkg.dev")),
+    RegistryConfig(name="mcr.microsoft.com", hosts=_hosts_of("mcr.microsoft.com")),
+    RegistryConfig(name="public.ecr.aws", hosts=_hosts_of("public.ecr.aws")),
+    RegistryConfig(name="nvcr.io", hosts=_hosts_of("nvcr.io")),
+    RegistryConfig(name="registry.gitlab.com", hosts=_hosts_of("registry.gitlab.com")),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """Everything `tidegate agent` is told; `registry` holds the merged list."""
+
+    state_dir: AbsolutePath = Path("/var/lib/tidegate")
+    runtime_dir: AbsolutePath = Path("/run/tidegate")
+    default_registries: bool = True
+    steering: SteeringConfig = SteeringConfig()
+    dns: DnsConfig = DnsConfig()
+    cache: CacheConfig = CacheConfig()
+    push: PushConfig = PushConfig()
+    admin: AdminConfig = AdminConfig()
+    registry: tuple[RegistryConfig, ...] = ()
+    tags: tuple[TagTier, ...] = ()
+    upstream: tuple[UpstreamConfig, ...] = ()
+    credential: tuple[CredentialConfig, ...] = ()
+
+    @property
+    def host_patterns(self) -> tuple[str, ...]:
+        """All names and wildcards to steer, each once: the zone, and what the CA may vouch for."""
+        return tuple(dict.fromkeys(host.pattern for registry in self.registry for host in registry.hosts))
+
+    @property
+    def authority_dir(self) -> Path:
+        return self.state_dir / "ca"
+
+    @property
+    def socket_path(self) -> Path:
+        return self.runtime_dir / "agent.sock"
+
+
+# What this version does not do yet. Whoever implements one of these deletes its line.
+
+NOT_YET: Mapping[str, Callable[[AgentConfig], bool]] = {
+    'steering.backend = "ebpf"': lambda config: config.steering.backend == "ebpf",
+    'steering.backend = "nft-lease"': lambda config: config.steering.backend == "nft-lease",
+    'steering.backend = "iptables"': lambda config: config.steering.backend == "iptables",
+    "steering.forwarded = true": lambda config: config.steering.forwarded,
+    'dns.mode = "sinkhole"': lambda config: config.dns.mode == "sinkhole",
+    "plain_http in [[registry]]": lambda config: any(entry.plain_http for entry in config.registry),
+    "a port in registry.hosts": lambda config: any(
+        entry.port_of(host) != 443 for entry in config.registry for host in entry.hosts
+    ),
+    "ca in [[registry]]": lambda config: any(entry.ca for entry in config.registry),
+    '[[upstream]] of another kind than "direct"': lambda config: any(
+        upstream.kind != "direct" for upstream in config.upstream
+    ),
+    "[[tags]]": lambda config: bool(config.tags),
+    "[[credential]]": lambda config: bool(config.credential),
+    "push.allow = false": lambda config: not config.push.allow,
+}
+
+
+def load_config(
+    file: Path | None = None,
+    *,
+    environment: Mapping[str, str],
+    command_line: Mapping[str, str] | None = None,
+) -> AgentConfig:
+    """The configuration from all its sources; UsageError for anything unknown, wrong or not in this version.
+
+    A `file` that is given must exist; without one, DEFAULT_FILE is read where it exists.
+    """
+    if file is None and DEFAULT_FILE.exists():
+        file = DEFAULT_FILE
+    read = read_settings(
+        AgentConfig,
+        file=file,
+        environment=environment,
+        command_line=command_line or {},
+        reserved=RESERVED_VARIABLES,
+    )
+    source = str(file) if file else "configuration"
+    return checked(merged(read, source), source)
+
+
+def merged(config: AgentConfig, source: str) -> AgentConfig:
+    """The configuration with the built-in registries; an entry of the same name replaces what it gives."""
+    registries = {entry.name: entry for entry in DEFAULT_REGISTRIES} if config.default_registries else {}
+    seen: set[str] = set()
+    for at, entry in enumerate(config.registry):
+        key = f"{source}: `registry[{at}]`"
+        if entry.name in seen:
+            raise UsageError(
+                f"{key} repeats the name {entry.name!r}", next_step="put their hosts into one table"
+            )
+        seen.add(entry.name)
+        known = registries.get(entry.name)
+        if not entry.hosts and known is None:
+            step = f"add `registry[{at}].hosts`, a list, each item {HOST_FORM}"
+            raise UsageError(
+                f"{key} ({entry.name!r}) has no hosts and is not a built-in registry", next_step=step
+            )
+        registries[entry.name] = replace(entry, hosts=entry.hosts or (known.hosts if known else ()))
+    return replace(config, registry=tuple(registries.values()))
+
+
+def checked(config: AgentConfig, source: str) -> AgentConfig:
+    """The same configuration; UsageError for parts that contradict each other or are not in this version."""
+    owners: dict[RegistryHost, str] = {}
+    for entry in config.registry:
+        for host in entry.hosts:
+            if owners.setdefault(host, entry.name) != entry.name:
+                cause = (
+                    f"{source}: host {host} belongs to two registries, {owners[host]!r} and {entry.name!r}"
+                )
+                raise UsageError(cause, next_step="remove it from one of them")
+    if not owners:
+        raise UsageError(f"{source}: no registry is left to steer", next_step="add a [[registry]] with hosts")
+    for at, upstream in enumerate(config.upstream):
+        if upstream.kind != "direct" and not upstream.url:
+            cause = f"{source}: `upstream[{at}]` of kind {upstream.kind!r} has no url"
+            raise UsageError(cause, next_step=f"add `upstream[{at}].url`")
+    missing = list(not_in_this_version(config))
+    if missing:
+        raise UsageError(f"{source}: {missing[0]} is not in this version yet", next_step="remove the setting")
+    return config
+
+
+def not_in_this_version(config: AgentConfig) -> Iterable[str]:
+    """The settings that are valid and yet would do nothing."""
+    return (setting for setting, is_used in NOT_YET.items() if is_used(config))
