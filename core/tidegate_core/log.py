@@ -11,10 +11,14 @@ from collections.abc import MutableMapping
 from typing import Any, TextIO
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import WrappedLogger
 
 MASKED = "[not logged]"
 SECRET_NAMES = ("authorization", "cookie", "password", "secret", "token", "credential", "private_key")
+
+# Without local variables: they hold tokens and bodies. (The pretty formatter is a plain one for the same reason.)
+_TRACEBACKS = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
 
 
 def configure(stream: TextIO | None = None, *, level: int = logging.INFO, pretty: bool | None = None) -> None:
@@ -22,13 +26,15 @@ def configure(stream: TextIO | None = None, *, level: int = logging.INFO, pretty
     out = sys.stderr if stream is None else stream
     renderer: structlog.typing.Processor
     if out.isatty() if pretty is None else pretty:
-        renderer = structlog.dev.ConsoleRenderer(colors=out.isatty())
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
         shown: list[structlog.typing.Processor] = [
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
         ]
     else:
         renderer = structlog.processors.JSONRenderer()
-        shown = [structlog.processors.TimeStamper(fmt="iso"), structlog.processors.dict_tracebacks]
+        shown = [structlog.processors.TimeStamper(fmt="iso"), _TRACEBACKS]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

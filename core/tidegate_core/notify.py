@@ -20,7 +20,7 @@ class Notifier:
 
     @classmethod
     def of(cls, environment: Mapping[str, str], *, pid: int) -> "Notifier":
-        """From NOTIFY_SOCKET and WATCHDOG_USEC; the watchdog concerns `pid` alone when WATCHDOG_PID is given."""
+        """From NOTIFY_SOCKET and WATCHDOG_USEC; WATCHDOG_PID, where given, says whom the latter concerns."""
         name = environment.get("NOTIFY_SOCKET", "")
         address = "\0" + name[1:] if name.startswith("@") else name
         microseconds = environment.get("WATCHDOG_USEC", "")
