@@ -37,7 +37,7 @@ class _Descriptor(msgspec.Struct):
     # May become a Content-Type and a row of the index: nothing that ends a field line, and 63 bits.
     mediaType: Annotated[str, msgspec.Meta(pattern=r"^[!-~]+/[ -~]+\Z", max_length=255)]
     digest: str
-    size: Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+    size: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class _Manifest(msgspec.Struct):
