@@ -70,7 +70,7 @@ def _resolvers(value: object) -> Literal["system"] | tuple[IPAddress, ...]:
 
 def _endpoint(value: object) -> Endpoint:
     host, _, port = _text(value).rpartition(":")
-    return Endpoint.of(host.removeprefix("[").removesuffix("]"), _port(port))
+    return Endpoint.of(host.removeprefix("[").removesuffix("]"), 0 if port == "0" else _port(port))
 
 
 def _regex(value: object) -> str:
@@ -114,7 +114,13 @@ Lease = Annotated[
 ]
 Port = Annotated[int, Form(accepted="a port number from 1 to 65535", read=_port, show=int)]
 AbsolutePath = Annotated[Path, Form(accepted="an absolute path", read=_path)]
-Listen = Annotated[Endpoint, Form(accepted='an address and a port, such as "127.0.0.1:9077"', read=_endpoint)]
+Listen = Annotated[
+    Endpoint,
+    Form(
+        accepted='an address and a port, such as "127.0.0.1:9077"; port 0 lets the kernel choose',
+        read=_endpoint,
+    ),
+]
 Resolvers = Annotated[
     Literal["system"] | tuple[IPAddress, ...],
     Form(accepted='"system" or a list of IP addresses', read=_resolvers, show=_shown_resolvers),

@@ -17,7 +17,7 @@ from structlog.typing import WrappedLogger
 MASKED = "[not logged]"
 SECRET_NAMES = ("authorization", "cookie", "password", "secret", "token", "credential", "private_key")
 
-# Without local variables: they hold tokens and bodies. (The pretty formatter is a plain one for the same reason.)
+# Without local variables, which hold tokens and bodies. The pretty formatter is plain for the same reason.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
 
 

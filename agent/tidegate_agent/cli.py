@@ -1,0 +1,192 @@
+"""The command line: `tidegate agent | status | trust | config`.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Errors go to standard error as their cause and
+the next thing to type. Every command imports what it needs when it runs: `tidegate status` must not load a
+data plane, and the agent's supervisor must stay small. Nothing is decided here.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from tidegate_agent import __version__
+from tidegate_core.errors import TidegateError, UsageError
+
+CONFIG = click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    envvar="TIDEGATE_CONFIG",
+    metavar="FILE",
+    help="Configuration file. [default: /etc/tidegate/agent.toml where it exists]",
+)
+SET = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set one key of the configuration, such as cache.max_size=10GiB. May be repeated.",
+)
+DRY_RUN = click.option(
+    "--dry-run", is_flag=True, help="Print what would change on this machine and change nothing."
+)
+ROOT = click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True),
+    default=Path("/"),
+    metavar="DIR",
+    help="Work on the system whose root directory is DIR, to build an image.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tidegate", message="%(prog)s %(version)s")
+def tidegate() -> None:
+    """A node-local container registry cache that nobody has to configure."""
+
+
+@tidegate.command()
+@CONFIG
+@SET
+@DRY_RUN
+def agent(file: Path | None, assignments: tuple[str, ...], dry_run: bool) -> int:
+    """Run the node daemon in the foreground."""
+    from tidegate_agent.config import load_config
+
+    config = load_config(file, environment=os.environ, command_line=_assigned(assignments))
+    from tidegate_agent.main import start
+
+    return start(config, dry_run=dry_run)
+
+
+@tidegate.command()
+@CONFIG
+@click.option("--json", "as_json", is_flag=True, help="Print the documented JSON form.")
+def status(file: Path | None, as_json: bool) -> int:
+    """Show what the running agent steers, learns and serves."""
+    from tidegate_agent.config import load_config
+    from tidegate_agent.status_request import request_status
+
+    text = request_status(load_config(file, environment=os.environ).socket_path)
+    if as_json:
+        click.echo(text)
+        return 0
+    from tidegate_agent.status_view import print_status
+
+    print_status(text)
+    return 0
+
+
+@tidegate.group()
+def trust() -> None:
+    """The certificate of this node's authority in the system's trust store."""
+
+
+@trust.command("install")
+@CONFIG
+@ROOT
+@DRY_RUN
+def trust_install(file: Path | None, root: Path, dry_run: bool) -> int:
+    """Make the authority where it is missing and trust its certificate. Safe to run again."""
+    from tidegate_agent.config import load_config
+    from tidegate_agent.trust import operations
+
+    config = load_config(file, environment=os.environ)
+    for line in operations.install(config, root=root, now=datetime.now(UTC), dry_run=dry_run):
+        click.echo(line)
+    return 0
+
+
+@trust.command("remove")
+@CONFIG
+@ROOT
+@DRY_RUN
+def trust_remove(file: Path | None, root: Path, dry_run: bool) -> int:
+    """Stop trusting it. The authority itself stays in the state directory."""
+    from tidegate_agent.config import load_config
+    from tidegate_agent.trust import operations
+
+    for line in operations.remove(load_config(file, environment=os.environ), root=root, dry_run=dry_run):
+        click.echo(line)
+    return 0
+
+
+@trust.command("status")
+@CONFIG
+@ROOT
+def trust_status(file: Path | None, root: Path) -> int:
+    """Say whether the store trusts it, which certificate that is, and what to type. Exit code 1 if not."""
+    from tidegate_agent.config import load_config
+    from tidegate_agent.trust import operations
+
+    state = operations.status(load_config(file, environment=os.environ), root=root)
+    click.echo(f"store        {state.store}")
+    click.echo(f"trusted      {'yes' if state.trusted else 'no'}")
+    click.echo(f"certificate  {state.certificate}{'' if state.fingerprint else ' (does not exist)'}")
+    if state.fingerprint:
+        click.echo(f"sha256       {state.fingerprint}")
+        click.echo(f"names        {', '.join(state.names)}")
+    if state.action:
+        click.echo(f"to do        {state.action}")
+    return 0 if state.trusted else 1
+
+
+@tidegate.group()
+def config() -> None:
+    """Check a configuration, or show the one in effect."""
+
+
+@config.command("check")
+@click.argument("file", type=click.Path(path_type=Path))
+def config_check(file: Path) -> int:
+    """Say whether FILE is a valid configuration. The environment is left out."""
+    from tidegate_agent.config import load_config
+
+    checked = load_config(file, environment={})
+    click.echo(f"{file}: ok, {len(checked.registry)} registries, {len(checked.host_patterns)} hosts")
+    return 0
+
+
+@config.command("show")
+@CONFIG
+@SET
+def config_show(file: Path | None, assignments: tuple[str, ...]) -> int:
+    """Print the configuration in effect as TOML: defaults, file, environment and command line together."""
+    from tidegate_agent.config import load_config
+    from tidegate_core.settings import show_settings
+
+    loaded = load_config(file, environment=os.environ, command_line=_assigned(assignments))
+    click.echo(show_settings(loaded), nl=False)
+    return 0
+
+
+def _assigned(assignments: tuple[str, ...]) -> Mapping[str, str]:
+    pairs = [assignment.partition("=") for assignment in assignments]
+    for key, equals, _ in pairs:
+        if not equals:
+            raise UsageError(f"--set {key} has no value", next_step=f"write --set {key}=VALUE")
+    return {key.strip(): text for key, _, text in pairs}
+
+
+def main() -> None:
+    """The console script: runs a command and turns what it raises into words and an exit code."""
+    try:
+        code = tidegate.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except click.Abort:
+        code = 130
+    except TidegateError as error:
+        click.echo(f"tidegate: {error.cause}", err=True)
+        if error.next_step:
+            click.echo(f"  {error.next_step}", err=True)
+        code = 2 if isinstance(error, UsageError) else 1
+    except BrokenPipeError:  # whoever read us has seen enough, as in `tidegate config show | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)

@@ -1,0 +1,76 @@
+"""The agent's state for people: what it does now, what it saved, and what to do where something is off."""
+
+from datetime import timedelta
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tidegate_agent.status import Status
+from tidegate_core.errors import TidegateError
+
+
+def print_status(text: str, console: Console | None = None) -> None:
+    """Prints the JSON of `GET /v1/status` as a table; TidegateError when it is of another form."""
+    try:
+        status = msgspec.json.decode(text.encode(), type=Status)
+    except msgspec.DecodeError as error:
+        raise TidegateError(
+            f"the agent's answer is of another version's form: {error}", next_step="tidegate status --json"
+        ) from error
+    (console or Console()).print(status_table(status))
+
+
+def status_table(status: Status) -> Table:
+    """One row per part of the agent, in the order in which a pull passes through them."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    up = timedelta(seconds=int(status.uptime_s))
+    table.add_row("agent", f"version {status.version}, pid {status.pid}, up {up}")
+    table.add_row("steering", _steering(status))
+    table.add_row("hosts", ", ".join(status.hosts))
+    table.add_row("resolvers", _resolvers(status))
+    dns = status.dns
+    table.add_row("dns", f"{dns.queries} queries, {dns.forwarded} forwarded, {dns.learned} addresses learned")
+    cache = status.cache
+    table.add_row("requests", f"{cache.hits} hits, {cache.misses} misses, {cache.stale} stale")
+    table.add_row("cache", f"{cache.blobs} blobs, {_bytes(cache.bytes)} of {_bytes(cache.max_bytes)}")
+    table.add_row("saved", f"{_bytes(cache.saved_bytes)} not asked of a registry")
+    for upstream in status.upstreams:
+        table.add_row(
+            "upstream", _judged(f"{upstream.kind} {upstream.url}".strip(), upstream.healthy, upstream.reason)
+        )
+    for trust in status.trust:
+        table.add_row("trust", _judged(trust.runtime, trust.trusts, trust.action))
+    for client in status.clients_spliced:
+        table.add_row("spliced", f"{client.exe} (pid {client.pid}): {client.reason}, until {client.until}")
+    return table
+
+
+def _steering(status: Status) -> Text:
+    steering = status.steering
+    if not steering.active:
+        return Text(f"off: {steering.reason or 'no reason given'} ({steering.backend})", style="yellow")
+    text = f"on ({steering.backend}), {steering.addresses} addresses, lease {steering.lease_s:g} s"
+    return Text(text, style="green")
+
+
+def _resolvers(status: Status) -> Text:
+    names = ", ".join(status.dns.resolvers) or "none found"
+    return _judged(f"{names} ({status.dns.mode})", status.dns.resolver_reachable, "not answering")
+
+
+def _judged(text: str, is_well: bool, remark: str) -> Text:
+    return Text(text) if is_well else Text(f"{text}: {remark}", style="yellow")
+
+
+def _bytes(count: int) -> str:
+    """Rounded for reading, in binary units."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
