@@ -1,0 +1,16 @@
+"""Steering: how the host's registry connections and DNS queries reach the agent (DESIGN 4)."""
+
+from tidegate_agent.steering.backend import NoSteering, Steering, SteeringFailed
+from tidegate_agent.steering.exemption import DEFAULT_MARK, ByMark, ByUid, Exemption
+from tidegate_agent.steering.nft import NftSteering
+
+__all__ = [
+    "DEFAULT_MARK",
+    "ByMark",
+    "ByUid",
+    "Exemption",
+    "NftSteering",
+    "NoSteering",
+    "Steering",
+    "SteeringFailed",
+]

@@ -1,0 +1,318 @@
+"""The rules as nftables netlink messages (linux/netfilter/nf_tables.h); pure.
+
+Each statement becomes the expressions that nft itself sends for it (`nft --debug=netlink` shows them), so
+that `nft list` can read them back. Sending is `netlink`'s business.
+"""
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import assert_never
+
+from tidegate_agent.steering import ruleset as r
+from tidegate_agent.steering.netlink import (
+    NLM_F_APPEND,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    Message,
+    attribute,
+    nest,
+    text,
+    u32,
+)
+from tidegate_proxy.endpoint import Endpoint, IPAddress
+
+_NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN = 0, 1, 2, 3
+_NEWRULE, _DELRULE, _NEWSET, _NEWSETELEM, _DELSETELEM = 6, 8, 9, 12, 14
+TABLE_OWNER = 7
+"""The attribute of a table that holds its owner's netlink port."""
+
+_FLAG_OWNER = 0x2
+_SET_TIMEOUT = 0x10
+_HOOK_OUTPUT = 3
+_ACCEPT, _RETURN = 1, -5
+_META_NFPROTO, _META_L4PROTO, _META_MARK, _META_SKUID = 15, 16, 3, 10
+_CT_STATE, _CT_STATE_NEW = 0, 8
+_NETWORK, _TRANSPORT = 1, 2
+_REG_VERDICT, _REG_1, _REG_2, _REG32_01 = 0, 1, 2, 9
+_EQ, _NEQ = 0, 1
+_PROTO_SPECIFIED = 0x2
+_PSEUDO_HEADER = 0x1
+_NFPROTO = {4: 2, 6: 10}
+_SADDR, _DADDR = {4: 12, 6: 8}, {4: 16, 6: 24}
+_L4 = {"tcp": 6, "udp": 17}
+_UDP_CHECKSUM_OFFSET = 6
+# The kernel's set key types are nft's own numbers, six bits for each part of a concatenation.
+_KEYS = {
+    r.KeyType.PROTOCOL: (12, 1),
+    r.KeyType.ENDPOINT4: (7 << 6 | 13, 8),
+    r.KeyType.ENDPOINT6: (8 << 6 | 13, 20),
+}
+_ELEMENTS_PER_MESSAGE = 500  # an attribute ends at 64 KiB
+
+
+def new_table(table: r.Table) -> list[Message]:
+    """Make the table with all that is in it. An owned one must be new; the keeper may be there already."""
+    messages = [
+        Message(
+            kind=_NEWTABLE,
+            flags=NLM_F_CREATE | (NLM_F_EXCL if table.owned else 0),
+            body=text(1, table.name) + u32(2, _FLAG_OWNER if table.owned else 0),
+            doing=f"adding table inet {table.name}{' with flags owner' if table.owned else ''}",
+        )
+    ]
+    for number, element_set in enumerate(table.sets, start=1):
+        messages.append(_new_set(table.name, element_set, number))
+    for chain in table.chains:
+        messages.append(_new_chain(table.name, chain))
+    return messages + replace_rules(table)
+
+
+def replace_rules(table: r.Table) -> list[Message]:
+    """Give every chain of an existing table exactly these rules."""
+    messages = []
+    for chain in table.chains:
+        where = text(1, table.name) + text(2, chain.name)
+        messages.append(Message(kind=_DELRULE, body=where, doing=f"flushing chain {chain.name}"))
+        for rule in chain.rules:
+            words = " ".join(map(r.statement_text, rule))
+            expressions = b"".join(map(_expressions, rule))
+            messages.append(
+                Message(
+                    kind=_NEWRULE,
+                    flags=NLM_F_CREATE | NLM_F_APPEND,
+                    body=where + nest(4, expressions),
+                    doing=f"adding rule '{words}' to chain {chain.name}",
+                )
+            )
+    return messages
+
+
+def delete_table(name: str) -> list[Message]:
+    """Delete the table; succeeds as well when there is none."""
+    body = text(1, name)
+    return [
+        Message(kind=_NEWTABLE, flags=NLM_F_CREATE, body=body, doing=f"deleting table inet {name}"),
+        Message(kind=_DELTABLE, body=body, doing=f"deleting table inet {name}"),
+    ]
+
+
+def get_table(name: str) -> Message:
+    """Ask for the table's attributes."""
+    return Message(kind=_GETTABLE, body=text(1, name), doing=f"looking up table inet {name}")
+
+
+def lease(timeout_s: float) -> list[Message]:
+    """Hold the lease for `timeout_s` from now, whatever is left of it; 0 gives it up.
+
+    Added, deleted, added in one transaction: before Linux 6.12, adding an element again renews nothing.
+    """
+    elements = [bytes([_L4["tcp"]]), bytes([_L4["udp"]])]
+    timeout_ms = max(1, round(timeout_s * 1000))
+    add = _elements(_NEWSETELEM, r.LEASE_SET, [(key, timeout_ms) for key in elements])
+    delete = _elements(_DELSETELEM, r.LEASE_SET, [(key, 0) for key in elements])
+    return [add, delete, add] if timeout_s else [add, delete]
+
+
+def add_endpoints(endpoints: Sequence[tuple[Endpoint, float]], *, known: bool) -> list[Message]:
+    """Add elements that time out after so many seconds; `known` ones may be there, and are renewed."""
+    messages = []
+    for set_name, keys in _by_set(endpoints):
+        add = _elements(_NEWSETELEM, set_name, keys)
+        delete = _elements(_DELSETELEM, set_name, keys)
+        messages += [add, delete, add] if known else [add]
+    return messages
+
+
+def remove_endpoints(endpoints: Iterable[Endpoint]) -> list[Message]:
+    """Delete elements; those that timed out meanwhile are no error."""
+    messages = []
+    for set_name, keys in _by_set([(endpoint, 1.0) for endpoint in endpoints]):
+        messages.append(_elements(_NEWSETELEM, set_name, keys))
+        messages.append(_elements(_DELSETELEM, set_name, keys))
+    return messages
+
+
+def _by_set(endpoints: Sequence[tuple[Endpoint, float]]) -> Iterable[tuple[str, list[tuple[bytes, int]]]]:
+    for version, set_name in ((4, r.STEERED4), (6, r.STEERED6)):
+        keys = [
+            (endpoint.address.packed + struct.pack("!Hxx", endpoint.port), max(1, round(timeout_s * 1000)))
+            for endpoint, timeout_s in endpoints
+            if endpoint.address.version == version
+        ]
+        for start in range(0, len(keys), _ELEMENTS_PER_MESSAGE):
+            yield set_name, keys[start : start + _ELEMENTS_PER_MESSAGE]
+
+
+_TIMEOUT = struct.Struct(">Q")
+
+
+def _elements(kind: int, set_name: str, keys: Iterable[tuple[bytes, int]]) -> Message:
+    """Set elements, packed by hand: a learned address is in the kernel before the DNS answer leaves."""
+    packed = []
+    for key, timeout_ms in keys:
+        padded = key.ljust(-(-len(key) // 4) * 4, b"\0")
+        header = struct.pack("=HHHH", 8 + len(padded), 1 | 0x8000, 4 + len(key), 1)
+        element = header + padded
+        if timeout_ms and kind == _NEWSETELEM:
+            element += attribute(4, _TIMEOUT.pack(timeout_ms))
+        packed.append(struct.pack("=HH", 4 + len(element), 1 | 0x8000) + element)
+    return Message(
+        kind=kind,
+        flags=NLM_F_CREATE if kind == _NEWSETELEM else 0,
+        body=text(1, r.TABLE) + text(2, set_name) + nest(3, *packed),
+        doing=f"changing set {set_name}",
+    )
+
+
+def _new_set(table: str, element_set: r.ElementSet, number: int) -> Message:
+    key_type, key_length = _KEYS[element_set.key]
+    size = nest(9, u32(1, element_set.size)) if element_set.size else b""
+    return Message(
+        kind=_NEWSET,
+        flags=NLM_F_CREATE,
+        body=text(1, table)
+        + text(2, element_set.name)
+        + u32(3, _SET_TIMEOUT)
+        + u32(4, key_type)
+        + u32(5, key_length)
+        + size
+        + u32(10, number),
+        doing=f"adding set {element_set.name}",
+    )
+
+
+def _new_chain(table: str, chain: r.Chain) -> Message:
+    return Message(
+        kind=_NEWCHAIN,
+        flags=NLM_F_CREATE,
+        body=text(1, table)
+        + text(3, chain.name)
+        + nest(4, u32(1, _HOOK_OUTPUT), u32(2, chain.priority))
+        + u32(5, _ACCEPT)
+        + text(7, chain.type),
+        doing=f"adding chain {chain.name} (type {chain.type})",
+    )
+
+
+def _expressions(statement: r.Statement) -> bytes:
+    match statement:
+        case r.Marked(value=value, mask=mask):
+            masked = _mask(struct.pack("=I", mask)) if mask != 0xFFFFFFFF else b""
+            return _meta(_META_MARK) + masked + _compare(struct.pack("=I", value))
+        case r.SentBy(uid=uid):
+            return _meta(_META_SKUID) + _compare(struct.pack("=I", uid))
+        case r.LeaseHeld():
+            return _meta(_META_L4PROTO) + _lookup(r.LEASE_SET)
+        case r.NewFlow():
+            state = _expression("ct", u32(1, _REG_1), u32(2, _CT_STATE))
+            return state + _mask(struct.pack("=I", _CT_STATE_NEW)) + _compare(bytes(4), operator=_NEQ)
+        case r.To(address=address, l4=l4, port=port):
+            return _address(address, _DADDR) + _port(l4, 2, port)
+        case r.From(address=address, l4=l4, port=port):
+            return _address(address, _SADDR) + _port(l4, 0, port)
+        case r.ToPort(l4=l4, port=port):
+            return _port(l4, 2, port)
+        case r.ToMember(version=version, set_name=set_name):
+            length, second = (4, _REG32_01) if version == 4 else (16, _REG_2)
+            return (
+                _meta(_META_NFPROTO)
+                + _compare(bytes([_NFPROTO[version]]))
+                + _meta(_META_L4PROTO)
+                + _compare(bytes([_L4["tcp"]]))
+                + _load(_NETWORK, _DADDR[version], length)
+                + _load(_TRANSPORT, 2, 2, register=second)
+                + _lookup(set_name)
+            )
+        case r.Return():
+            verdict = nest(2, nest(2, u32(1, _RETURN)))
+            return _expression("immediate", u32(1, _REG_VERDICT), verdict)
+        case r.NoTrack():
+            return _expression("notrack")
+        case r.Redirect(port=port):
+            return _immediate(struct.pack("!H", port)) + _expression(
+                "redir", u32(1, _REG_1), u32(3, _PROTO_SPECIFIED)
+            )
+        case r.RewriteTo(address=address, port=port):
+            return _rewrite(address, _DADDR, port, port_offset=2)
+        case r.RewriteFrom(address=address, port=port):
+            return _rewrite(address, _SADDR, port, port_offset=0)
+        case _:
+            assert_never(statement)
+
+
+def _address(address: IPAddress, offsets: dict[int, int]) -> bytes:
+    return (
+        _meta(_META_NFPROTO)
+        + _compare(bytes([_NFPROTO[address.version]]))
+        + _load(_NETWORK, offsets[address.version], len(address.packed))
+        + _compare(address.packed)
+    )
+
+
+def _port(l4: r.L4, offset: int, port: int) -> bytes:
+    return (
+        _meta(_META_L4PROTO)
+        + _compare(bytes([_L4[l4]]))
+        + _load(_TRANSPORT, offset, 2)
+        + _compare(struct.pack("!H", port))
+    )
+
+
+def _rewrite(address: IPAddress, offsets: dict[int, int], port: int, *, port_offset: int) -> bytes:
+    # IPv6 has no header checksum; the UDP checksum covers the addresses (the pseudo-header) in both.
+    header_checksum = (1, 10) if address.version == 4 else (0, 0)
+    return (
+        _immediate(address.packed)
+        + _store(_NETWORK, offsets[address.version], len(address.packed), header_checksum, _PSEUDO_HEADER)
+        + _immediate(struct.pack("!H", port))
+        + _store(_TRANSPORT, port_offset, 2, (1, _UDP_CHECKSUM_OFFSET), 0)
+    )
+
+
+def _expression(name: str, *data: bytes) -> bytes:
+    return nest(1, text(1, name), nest(2, *data))
+
+
+def _meta(key: int) -> bytes:
+    return _expression("meta", u32(2, key), u32(1, _REG_1))
+
+
+def _compare(value: bytes, *, operator: int = _EQ) -> bytes:
+    return _expression("cmp", u32(1, _REG_1), u32(2, operator), nest(3, attribute(1, value)))
+
+
+def _mask(mask: bytes) -> bytes:
+    return _expression(
+        "bitwise",
+        u32(1, _REG_1),
+        u32(2, _REG_1),
+        u32(3, len(mask)),
+        nest(4, attribute(1, mask)),
+        nest(5, attribute(1, bytes(len(mask)))),
+    )
+
+
+def _load(base: int, offset: int, length: int, *, register: int = _REG_1) -> bytes:
+    return _expression("payload", u32(1, register), u32(2, base), u32(3, offset), u32(4, length))
+
+
+def _store(base: int, offset: int, length: int, checksum: tuple[int, int], flags: int) -> bytes:
+    kind, checksum_offset = checksum
+    return _expression(
+        "payload",
+        u32(5, _REG_1),
+        u32(2, base),
+        u32(3, offset),
+        u32(4, length),
+        u32(6, kind),
+        u32(7, checksum_offset),
+        u32(8, flags),
+    )
+
+
+def _immediate(value: bytes) -> bytes:
+    return _expression("immediate", u32(1, _REG_1), nest(2, attribute(1, value)))
+
+
+def _lookup(set_name: str) -> bytes:
+    return _expression("lookup", text(1, set_name), u32(2, _REG_1))

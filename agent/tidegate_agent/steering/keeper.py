@@ -1,0 +1,51 @@
+"""The keeper table's end: removed when no connection that was redirected still needs it (NOTES: fd order).
+
+While it stands, connections in flight when the agent dies get their FIN un-NATed. It is removed by the
+supervisor after the agent's final exit, by a clean stop, or by ExecStopPost; the next start adopts it.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tidegate_agent.steering.encoding import delete_table
+from tidegate_agent.steering.netlink import NftSocket
+from tidegate_agent.steering.ruleset import KEEPER
+
+# tcp_states.h, as /proc/net/tcp prints them. In FIN_WAIT2 the peer has all our data and our FIN already.
+_NEEDS_NOTHING = frozenset({"05", "06", "0A"})  # FIN_WAIT2, TIME_WAIT, LISTEN
+_POLL_S = 0.05
+
+
+def connections(port: int, *, proc: Path = Path("/proc")) -> int:
+    """How many sockets on local TCP port `port` still have something to tell their peer."""
+    suffix = f":{port:04X}"
+    count = 0
+    for name in ("tcp", "tcp6"):
+        try:
+            lines = (proc / "thread-self/net" / name).read_text().splitlines()[1:]
+        except FileNotFoundError:  # no IPv6 here
+            continue
+        for line in lines:
+            _, local, _, state, *_ = line.split(maxsplit=4)
+            count += local.endswith(suffix) and state not in _NEEDS_NOTHING
+    return count
+
+
+def remove_keeper() -> None:
+    """Delete the keeper table, if there is one; raises OSError."""
+    nft = NftSocket()
+    try:
+        nft.commit(delete_table(KEEPER))
+    finally:
+        nft.close()
+
+
+def remove_keeper_when_unused(
+    port: int, *, within_s: float = 10.0, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Delete the keeper once no connection on `port` needs it, or after `within_s`; raises OSError."""
+    deadline = time.monotonic() + within_s
+    while connections(port) and time.monotonic() < deadline:
+        sleep(_POLL_S)
+    remove_keeper()

@@ -1,0 +1,284 @@
+"""The nft back end: an owned table, gated by a lease that lives in the kernel (DESIGN 4, nft(8)).
+
+The table belongs to the netlink socket: SIGKILL closes that, and the kernel deletes the table within
+milliseconds. A hung process keeps its socket, so every rule also needs the lease, a set element that times
+out unless the accepting loop renews it. Nothing is ever made persistent, and nothing here forks.
+
+Failure policy: refuse to start when the rules cannot go in; once started, a change that the kernel refuses
+raises SteeringFailed and leaves that traffic direct, which is how it was before us.
+"""
+
+import errno
+import os
+import pwd
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from tidegate_agent.steering.backend import SteeringFailed
+from tidegate_agent.steering.eligibility import Routes, is_special
+from tidegate_agent.steering.encoding import (
+    TABLE_OWNER,
+    add_endpoints,
+    delete_table,
+    get_table,
+    lease,
+    new_table,
+    remove_endpoints,
+    replace_rules,
+)
+from tidegate_agent.steering.exemption import DEFAULT_MARK, Exemption
+from tidegate_agent.steering.keeper import connections, remove_keeper
+from tidegate_agent.steering.netlink import Message, NetlinkError, NftSocket, attributes, pid_of_port
+from tidegate_agent.steering.ruleset import (
+    MAX_ENDPOINTS,
+    TABLE,
+    Plan,
+    keeper_table,
+    render,
+    steering_table,
+)
+from tidegate_core.errors import StartRefused
+from tidegate_proxy.endpoint import Endpoint, IPAddress
+
+_SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h, and IP6T_SO_ORIGINAL_DST
+_LINGER_S = 5.0  # the kernel's clock and ours may disagree about what has timed out
+_RUN_AS_ROOT = "Run it as root, or give it CAP_NET_ADMIN (systemd: AmbientCapabilities=CAP_NET_ADMIN)."
+
+
+class NftSteering:
+    """Steers with an owned nft table; redirected connections arrive at `port` of 127.0.0.1 and ::1."""
+
+    backend = "nft"
+
+    def __init__(
+        self,
+        *,
+        port: int,
+        lease_s: float = 3.0,
+        exemption: Exemption = DEFAULT_MARK,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._plan = Plan(port=port, exemption=exemption, dns_tcp_direct_uids=tcp_dns_direct_uids())
+        self._lease_s = lease_s
+        self._clock = clock
+        self._nft: NftSocket | None = None
+        self._routes: Routes | None = None
+        self._opened = False
+        self._active = False
+        self._expiry: dict[Endpoint, float] = {}
+        self._prune_at = 1024
+
+    @property
+    def active(self) -> bool:
+        """The lease is held: between `activate` and `suspend`."""
+        return self._active
+
+    def dry_run(self) -> str:
+        """The tables that `open` would add, in nft syntax."""
+        return render((steering_table(self._plan), keeper_table()))
+
+    def open(self) -> None:
+        """Put both tables in, in one transaction; raises StartRefused with the cause and what to type."""
+        if self._opened:
+            raise StartRefused("steering is open already")
+        self._check_exemption()
+        try:
+            nft = NftSocket()
+        except OSError as error:
+            raise StartRefused(
+                f"this kernel has no netfilter netlink ({error.strerror})",
+                next_step="Load it with: modprobe nf_tables",
+            ) from error
+        try:
+            nft.commit([*new_table(steering_table(self._plan)), *new_table(keeper_table())])
+        except NetlinkError as error:
+            refusal = start_refusal(error, table_owner(nft))
+            nft.close()
+            raise refusal from error
+        self._nft, self._routes, self._opened = nft, Routes(), True
+
+    def activate(self) -> None:
+        """Take the lease; raises SteeringFailed."""
+        self._commit(lease(self._lease_s))
+        self._active = True
+
+    def renew(self) -> None:
+        """Extend the lease while active; raises SteeringFailed."""
+        if self._active:
+            self._commit(lease(self._lease_s))
+
+    def suspend(self) -> None:
+        """Give the lease up; raises SteeringFailed (the lease then ends by itself)."""
+        self._active = False
+        if self._opened:
+            self._commit(lease(0))
+
+    def add(self, learned: Iterable[tuple[Endpoint, float]]) -> None:
+        """Steer each endpoint for so many seconds; raises SteeringFailed, and then none of these is added."""
+        now = self._clock()
+        fresh: dict[Endpoint, float] = {}
+        renewed: dict[Endpoint, float] = {}
+        for endpoint, timeout_s in learned:
+            expiry = self._expiry.get(endpoint)
+            if expiry is None:
+                if endpoint in fresh or self._may_be_steered(endpoint.address):
+                    fresh[endpoint] = max(timeout_s, fresh.get(endpoint, 0.0))
+            # Never shortened, and not renewed for the sake of a hundredth of it: answers repeat often.
+            elif now + timeout_s - expiry > min(1.0, timeout_s / 100):
+                renewed[endpoint] = max(timeout_s, renewed.get(endpoint, 0.0))
+        if not fresh and not renewed:
+            return
+        if len(self._expiry) + len(fresh) > self._prune_at:
+            self._prune(now, len(fresh))
+        messages = add_endpoints(list(fresh.items()), known=False)
+        if renewed:
+            messages += add_endpoints(list(renewed.items()), known=True)
+        self._commit(messages)
+        for endpoint, timeout_s in fresh.items():
+            self._expiry[endpoint] = now + timeout_s
+        for endpoint, timeout_s in renewed.items():
+            self._expiry[endpoint] = now + timeout_s
+
+    def remove(self, endpoints: Iterable[Endpoint]) -> None:
+        """Stop steering new connections to these; unknown ones are no error. Raises SteeringFailed."""
+        known = [endpoint for endpoint in endpoints if endpoint in self._expiry]
+        if known:
+            self._commit(remove_endpoints(known))
+            for endpoint in known:
+                del self._expiry[endpoint]
+
+    def steer_dns(self, udp: Mapping[IPAddress, int], tcp_port: int) -> None:
+        """Replace what is steered of DNS, in one transaction; raises SteeringFailed."""
+        plan = replace(self._plan, dns_udp=dict(udp), dns_tcp_port=tcp_port)
+        self._commit(replace_rules(steering_table(plan)))
+        self._plan = plan
+
+    def original_dst(self, sock: socket.socket) -> Endpoint | None:
+        """Where an accepted connection was going; None when it was dialled directly, or is gone already."""
+        try:
+            original = _original_dst(sock)
+            address, port = sock.getsockname()[:2]
+        except OSError:
+            return None
+        return None if original == Endpoint.of(address, port) else original
+
+    def exempt(self, sock: socket.socket) -> None:
+        """Keep a socket of ours from being steered."""
+        self._plan.exemption.exempt(sock)
+
+    def addresses(self) -> int:
+        """How many endpoints are steered now."""
+        now = self._clock()
+        return sum(expiry > now for expiry in self._expiry.values())
+
+    def withdraw(self) -> None:
+        """Delete the table at once; the keeper stays for connections in flight. Raises SteeringFailed."""
+        if self._opened:
+            self._commit(delete_table(TABLE))
+        self._opened = self._active = False
+        self._expiry.clear()
+
+    def close(self) -> None:
+        """Let go of the table, and of the keeper too unless a connection in flight still needs it."""
+        if self._nft is None:
+            return
+        self._nft.close()
+        if self._routes is not None:
+            self._routes.close()
+        self._nft = self._routes = None
+        self._opened = self._active = False
+        self._expiry.clear()
+        if not connections(self._plan.port):
+            remove_keeper()
+
+    def _commit(self, messages: list[Message]) -> None:
+        if self._nft is None or not self._opened:
+            raise SteeringFailed("steering is not open")
+        try:
+            self._nft.commit(messages)
+        except OSError as error:
+            raise SteeringFailed(f"the kernel refused {error}") from error
+
+    def _may_be_steered(self, address: IPAddress) -> bool:
+        if self._routes is None:
+            raise SteeringFailed("steering is not open")
+        return not is_special(address) and not self._routes.is_local(address)
+
+    def _prune(self, now: float, wanted: int) -> None:
+        """Forget what has timed out; raises SteeringFailed when the sets are full all the same (I8)."""
+        self._expiry = {e: expiry for e, expiry in self._expiry.items() if expiry + _LINGER_S > now}
+        if len(self._expiry) + wanted > MAX_ENDPOINTS:
+            raise SteeringFailed(
+                f"{len(self._expiry)} endpoints are steered already; {wanted} more do not fit"
+            )
+        self._prune_at = min(MAX_ENDPOINTS, max(1024, 2 * (len(self._expiry) + wanted)))
+
+    def _check_exemption(self) -> None:
+        with socket.socket() as scratch:
+            try:
+                self._plan.exemption.exempt(scratch)
+            except PermissionError as error:
+                raise StartRefused(
+                    f"no right to mark sockets with {self._plan.exemption}", next_step=_RUN_AS_ROOT
+                ) from error
+
+
+def _original_dst(sock: socket.socket) -> Endpoint | None:
+    # A dual-stack listener's IPv4 peers look like ::ffff:192.0.2.1; their flow is an IPv4 one.
+    if sock.family == socket.AF_INET6 and not sock.getpeername()[0].startswith("::ffff:"):
+        data = sock.getsockopt(socket.IPPROTO_IPV6, _SO_ORIGINAL_DST, 28)
+        address = socket.inet_ntop(socket.AF_INET6, data[8:24])
+    else:
+        data = sock.getsockopt(socket.IPPROTO_IP, _SO_ORIGINAL_DST, 16)
+        address = socket.inet_ntop(socket.AF_INET, data[4:8])
+    return Endpoint.of(address, struct.unpack_from("!H", data, 2)[0])
+
+
+def tcp_dns_direct_uids() -> tuple[int, ...]:
+    """systemd-resolved's uid, where it exists: it binds TCP to an interface, where no redirect works."""
+    try:
+        return (pwd.getpwnam("systemd-resolve").pw_uid,)
+    except KeyError:
+        return ()
+
+
+def table_owner(nft: NftSocket) -> int | NetlinkError:
+    """The netlink port that owns our table (0: nobody does), or why that cannot be told."""
+    try:
+        answer = dict(attributes(nft.request(get_table(TABLE))))
+    except NetlinkError as error:
+        return error
+    owner: int = struct.unpack("!I", answer.get(TABLE_OWNER, bytes(4)))[0]
+    return owner
+
+
+def start_refusal(error: NetlinkError, owner: int | NetlinkError) -> StartRefused:
+    """What the kernel's refusal means, and what to type."""
+    if isinstance(owner, NetlinkError):
+        if owner.errno == errno.EPERM:
+            return StartRefused("no right to change nft rules (CAP_NET_ADMIN)", next_step=_RUN_AS_ROOT)
+    elif owner:
+        pid = pid_of_port(owner)
+        who = f"process {pid}" if pid else f"another process (netlink port {owner})"
+        return StartRefused(
+            f"table inet {TABLE} is owned by {who}: another agent steers this host",
+            next_step=f"Stop that one first: kill {pid}" if pid else "Stop that one first.",
+        )
+    elif error.errno == errno.EEXIST:
+        return StartRefused(
+            f"a table inet {TABLE} that nobody owns is there already",
+            next_step=f"Delete it with: nft delete table inet {TABLE}",
+        )
+    release = os.uname().release
+    if "flags owner" in error.doing and error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+        return StartRefused(
+            f"this kernel ({release}) does not know nft's owner flag: {error}",
+            next_step='It needs Linux 5.12 or newer; until then set backend = "none".',
+        )
+    return StartRefused(
+        f"this kernel ({release}) refused {error}",
+        next_step="Load what is missing with: modprobe -a nf_tables nft_redir nf_nat nf_conntrack",
+    )

@@ -1,0 +1,343 @@
+"""The rules of the nft back end as values, and as nft syntax (nft(8)); pure.
+
+Two tables. `tidegate` holds everything that steers; the kernel deletes it with the process that owns it, and
+every rule in it but the probe's and the replies' matches only while the set `alive` holds the lease.
+`tidegate_keeper` steers nothing: it has no owner, and its chains only keep connection tracking and NAT
+switched on, so that connections which were redirected get a clean end after the other table is gone.
+
+UDP/53 is rewritten without connection tracking, one local port per resolver: a tracked query would leave its
+5-tuple pointing at us after our death. Nothing here talks to the kernel: `encoding` and `nft` do.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Literal, assert_never
+
+from tidegate_agent.steering.exemption import ByMark, ByUid, Exemption
+from tidegate_proxy.endpoint import IPAddress
+
+TABLE = "tidegate"
+KEEPER = "tidegate_keeper"
+LEASE_SET = "alive"
+STEERED4 = "steered4"
+STEERED6 = "steered6"
+DNS_CHAIN = "dns"
+STEER_CHAIN = "steer"
+MAX_ENDPOINTS = 65536
+"""What one set may hold (I8); the default registries resolve to some hundreds."""
+
+PROBE_ADDRESS = IPv4Address("127.0.0.74")
+"""Redirected even without the lease and for exempt sockets: for the agent's probe of the real rules."""
+
+_DNS = 53
+_HTTPS = 443
+_LOCAL4 = IPv4Address("127.0.0.1")
+_LOCAL6 = IPv6Address("::1")
+
+L4 = Literal["tcp", "udp"]
+
+
+class KeyType(Enum):
+    """What a set holds, in nft's words."""
+
+    PROTOCOL = "inet_proto"
+    ENDPOINT4 = "ipv4_addr . inet_service"
+    ENDPOINT6 = "ipv6_addr . inet_service"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marked:
+    """The socket's mark equals `value` under `mask`."""
+
+    value: int
+    mask: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentBy:
+    """The socket belongs to this user."""
+
+    uid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseHeld:
+    """The packet's protocol is in the lease set: TCP and UDP while the agent lives, nothing otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewFlow:
+    """Connection tracking sees a new flow; matching it at all is what switches tracking on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class To:
+    """The packet goes to this address and port."""
+
+    address: IPAddress
+    l4: L4
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class From:
+    """The packet comes from this address and port."""
+
+    address: IPAddress
+    l4: L4
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToPort:
+    """The packet goes to this port."""
+
+    l4: L4
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToMember:
+    """The packet's address and TCP port are an element of a set."""
+
+    version: Literal[4, 6]
+    set_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Return:
+    """Leave the chain: the packet goes on untouched."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoTrack:
+    """Keep connection tracking away from the packet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redirect:
+    """NAT the connection to a port of this host's loopback address."""
+
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewriteTo:
+    """Overwrite a UDP packet's destination."""
+
+    address: IPAddress
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewriteFrom:
+    """Overwrite a UDP packet's source."""
+
+    address: IPAddress
+    port: int
+
+
+Match = Marked | SentBy | LeaseHeld | NewFlow | To | From | ToPort | ToMember
+Statement = Match | Return | NoTrack | Redirect | RewriteTo | RewriteFrom
+Rule = tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ElementSet:
+    """A set whose elements time out; `size` 0 is unbounded."""
+
+    name: str
+    key: KeyType
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """A base chain in the output hook: this host's own traffic."""
+
+    name: str
+    type: Literal["nat", "route", "filter"]
+    priority: int
+    rules: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table of family inet; `owned` ties its life to the process that makes it."""
+
+    name: str
+    owned: bool
+    sets: tuple[ElementSet, ...] = ()
+    chains: tuple[Chain, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be steered where. Resolver ports are per resolver; `dns_tcp_port` 0 leaves TCP/53 alone."""
+
+    port: int
+    exemption: Exemption
+    dns_udp: Mapping[IPAddress, int] = field(default_factory=dict)
+    dns_tcp_port: int = 0
+    dns_tcp_direct_uids: tuple[int, ...] = ()
+    """Users whose TCP/53 is never redirected: systemd-resolved binds to an interface and would time out."""
+
+
+def steering_table(plan: Plan) -> Table:
+    """The table that steers."""
+    return Table(
+        name=TABLE,
+        owned=True,
+        sets=(
+            ElementSet(name=LEASE_SET, key=KeyType.PROTOCOL),
+            ElementSet(name=STEERED4, key=KeyType.ENDPOINT4, size=MAX_ENDPOINTS),
+            ElementSet(name=STEERED6, key=KeyType.ENDPOINT6, size=MAX_ENDPOINTS),
+        ),
+        # Before connection tracking (-200), so that notrack still can; a nat chain must come after it.
+        chains=(
+            Chain(name=DNS_CHAIN, type="route", priority=-300, rules=tuple(_dns_rules(plan))),
+            Chain(name=STEER_CHAIN, type="nat", priority=-110, rules=tuple(_steer_rules(plan))),
+        ),
+    )
+
+
+def keeper_table() -> Table:
+    """The table that outlives the agent a little: an empty nat chain, and one rule that needs tracking."""
+    return Table(
+        name=KEEPER,
+        owned=False,
+        chains=(
+            Chain(name="nat", type="nat", priority=-110),
+            Chain(name="track", type="filter", priority=0, rules=((NewFlow(),),)),
+        ),
+    )
+
+
+def _dns_rules(plan: Plan) -> Iterable[Rule]:
+    resolvers = [(_unscoped(resolver), port) for resolver, port in plan.dns_udp.items()]
+    # Replies first: our own sockets send them, so no exemption may come before; and without the lease, so
+    # that an answer that is under way when the lease ends still arrives.
+    for resolver, port in resolvers:
+        yield (
+            From(address=_local(resolver), l4="udp", port=port),
+            NoTrack(),
+            RewriteFrom(address=resolver, port=_DNS),
+        )
+    for resolver, port in resolvers:
+        if resolver == PROBE_ADDRESS:
+            yield _query_rule(resolver, port)
+    yield _exempt(plan.exemption)
+    for resolver, port in resolvers:
+        if resolver != PROBE_ADDRESS:
+            yield (LeaseHeld(), *_query_rule(resolver, port))
+
+
+def _query_rule(resolver: IPAddress, port: int) -> Rule:
+    return (
+        To(address=resolver, l4="udp", port=_DNS),
+        NoTrack(),
+        RewriteTo(address=_local(resolver), port=port),
+    )
+
+
+def _steer_rules(plan: Plan) -> Iterable[Rule]:
+    resolvers = [_unscoped(resolver) for resolver in plan.dns_udp] if plan.dns_tcp_port else []
+    yield (To(address=PROBE_ADDRESS, l4="tcp", port=_HTTPS), Redirect(port=plan.port))
+    if PROBE_ADDRESS in resolvers:
+        yield (To(address=PROBE_ADDRESS, l4="tcp", port=_DNS), Redirect(port=plan.dns_tcp_port))
+    yield _exempt(plan.exemption)
+    yield (LeaseHeld(), ToMember(version=4, set_name=STEERED4), Redirect(port=plan.port))
+    yield (LeaseHeld(), ToMember(version=6, set_name=STEERED6), Redirect(port=plan.port))
+    if resolvers:
+        for uid in plan.dns_tcp_direct_uids:
+            yield (SentBy(uid=uid), ToPort(l4="tcp", port=_DNS), Return())
+    for resolver in resolvers:
+        if resolver != PROBE_ADDRESS:
+            yield (
+                LeaseHeld(),
+                To(address=resolver, l4="tcp", port=_DNS),
+                Redirect(port=plan.dns_tcp_port),
+            )
+
+
+def _exempt(exemption: Exemption) -> Rule:
+    match exemption:
+        case ByMark(value=value, mask=mask):
+            return (Marked(value=value, mask=mask), Return())
+        case ByUid(uid=uid):
+            return (SentBy(uid=uid), Return())
+        case _:
+            assert_never(exemption)
+
+
+def _local(resolver: IPAddress) -> IPAddress:
+    return _LOCAL4 if resolver.version == 4 else _LOCAL6
+
+
+def _unscoped(address: IPAddress) -> IPAddress:
+    """A packet carries no zone: `fe80::1%eth0` is matched as `fe80::1`."""
+    return ip_address(address.packed)
+
+
+def render(tables: Iterable[Table]) -> str:
+    """The tables in nft syntax, line by line as `nft list ruleset` prints them."""
+    return "\n".join(_table_text(table) for table in tables)
+
+
+def _table_text(table: Table) -> str:
+    blocks = [*map(_set_text, table.sets), *map(_chain_text, table.chains)]
+    flags = "\tflags owner\n\n" if table.owned else ""
+    return f"table inet {table.name} {{\n{flags}{chr(10).join(blocks)}}}\n"
+
+
+def _set_text(element_set: ElementSet) -> str:
+    size = f"\t\tsize {element_set.size}\n" if element_set.size else ""
+    return f"\tset {element_set.name} {{\n\t\ttype {element_set.key.value}\n{size}\t\tflags timeout\n\t}}\n"
+
+
+def _chain_text(chain: Chain) -> str:
+    priority = {-300: "raw", 0: "filter"}.get(chain.priority, chain.priority)
+    rules = "".join(f"\t\t{' '.join(map(statement_text, rule))}\n" for rule in chain.rules)
+    hook = f"\t\ttype {chain.type} hook output priority {priority}; policy accept;\n"
+    return f"\tchain {chain.name} {{\n{hook}{rules}\t}}\n"
+
+
+def statement_text(statement: Statement) -> str:
+    """One statement in nft syntax."""
+    match statement:
+        case Marked(value=value, mask=0xFFFFFFFF):
+            return f"meta mark {value:#010x}"
+        case Marked(value=value, mask=mask):
+            return f"meta mark & {mask:#010x} == {value:#010x}"
+        case SentBy(uid=uid):
+            return f"meta skuid {uid}"
+        case LeaseHeld():
+            return f"meta l4proto @{LEASE_SET}"
+        case NewFlow():
+            return "ct state new"
+        case To(address=address, l4=l4, port=port):
+            return f"{_family(address)} daddr {address} {l4} dport {port}"
+        case From(address=address, l4=l4, port=port):
+            return f"{_family(address)} saddr {address} {l4} sport {port}"
+        case ToPort(l4=l4, port=port):
+            return f"{l4} dport {port}"
+        case ToMember(version=version, set_name=set_name):
+            return f"{'ip' if version == 4 else 'ip6'} daddr . tcp dport @{set_name}"
+        case Return():
+            return "return"
+        case NoTrack():
+            return "notrack"
+        case Redirect(port=port):
+            return f"redirect to :{port}"
+        case RewriteTo(address=address, port=port):
+            return f"{_family(address)} daddr set {address} udp dport set {port}"
+        case RewriteFrom(address=address, port=port):
+            return f"{_family(address)} saddr set {address} udp sport set {port}"
+        case _:
+            assert_never(statement)
+
+
+def _family(address: IPAddress) -> str:
+    return "ip" if address.version == 4 else "ip6"

@@ -1,0 +1,283 @@
+"""The agent's parent: starts it, watches its heartbeats, kills it when it hangs, starts it again (DESIGN 4).
+
+A hung agent still holds the connections that it accepted and those waiting in its backlog, so the lease in the
+kernel is not enough: it has to die. This process imports the standard library only, holds no socket of the data
+plane and no netlink socket, and is forked from before any of those are opened. systemd talks to this process:
+READY, STOPPING and WATCHDOG go out from here, when the agent said so.
+
+The agent runs in a process group of its own, so that Ctrl-C reaches it once, through here. It gets SIGTERM when
+this process dies (prctl(2), PR_SET_PDEATHSIG) and then ends gracefully by itself.
+"""
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import NoReturn
+
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+_BEAT, _READY = b".", b"!"
+_PR_SET_PDEATHSIG = 1
+
+
+class Heartbeat:
+    """The agent's end: `beat` from the accepting loop at least every quarter of the lease, `ready` once."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def beat(self) -> None:
+        """Say that the accepting loop turns. Never blocks, never raises."""
+        self._write(_BEAT)
+
+    def ready(self) -> None:
+        """Say that the agent works: from now on an exit is followed by a restart."""
+        self._write(_READY)
+
+    def _write(self, byte: bytes) -> None:
+        # A full pipe means that the supervisor is stopped, a closed one that it died: neither is a reason to end
+        # here, where nothing could be drained; SIGTERM comes when it died.
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(self._descriptor, byte)
+
+
+def say(line: str) -> None:
+    """Write one line to standard error; a closed terminal is no reason to stop supervising."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"tidegate supervisor: {line}\n".encode())
+
+
+def supervise(
+    run: Callable[[Heartbeat], int],
+    *,
+    lease_s: float,
+    cleanup: Callable[[], None],
+    start_s: float = 60.0,
+    stop_s: float = 40.0,
+    backoff_s: float = 0.1,
+    backoff_max_s: float = 5.0,
+    crashes: int = 5,
+    crash_window_s: float = 60.0,
+    notify: Callable[[str], None] = lambda _: None,
+    tell: Callable[[str], None] = say,
+) -> int:
+    """Run the agent in a child process until it ends for good; returns its exit code, after `cleanup`.
+
+    `start_s` bounds the wait for the first heartbeat, `stop_s` the time from SIGTERM to the end. An agent that
+    ends before it was ever ready refused to start: its exit code is passed on and nothing is tried again. After
+    `crashes` ends within `crash_window_s` the supervisor gives up and returns 1.
+    """
+    with _Signals() as signals:
+        try:
+            return _Supervisor(
+                run, signals, lease_s, start_s, stop_s, backoff_s, backoff_max_s, cleanup, notify, tell
+            ).until_the_end(crashes, crash_window_s)
+        finally:
+            cleanup()
+
+
+class _Signals:
+    """Signals as bytes in a pipe that poll(2) can wait for."""
+
+    def __enter__(self) -> "_Signals":
+        self.descriptor, self._write_end = os.pipe()
+        os.set_blocking(self.descriptor, False)
+        os.set_blocking(self._write_end, False)
+        self._wakeup = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+        self._before = {s: signal.signal(s, lambda *_: None) for s in (*_FORWARDED, signal.SIGCHLD)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Undo; also in the child, where the agent installs its own handlers."""
+        signal.set_wakeup_fd(self._wakeup)
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        os.close(self.descriptor)
+        os.close(self._write_end)
+
+    def take(self) -> bytes:
+        """The numbers of the signals that arrived since the last call."""
+        try:
+            return os.read(self.descriptor, 4096)
+        except BlockingIOError:
+            return b""
+
+
+class _Supervisor:
+    def __init__(
+        self,
+        run: Callable[[Heartbeat], int],
+        signals: _Signals,
+        lease_s: float,
+        start_s: float,
+        stop_s: float,
+        backoff_s: float,
+        backoff_max_s: float,
+        cleanup: Callable[[], None],
+        notify: Callable[[str], None],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._run = run
+        self._signals = signals
+        self._lease_s = lease_s
+        self._start_s = start_s
+        self._stop_s = stop_s
+        self._backoff_s = backoff_s
+        self._backoff_max_s = backoff_max_s
+        self._cleanup = cleanup
+        self._notify = notify
+        self._tell = tell
+        self._child = 0
+        self._ever_ready = False
+        self._stop_by: float | None = None
+
+    def until_the_end(self, crashes: int, window_s: float) -> int:
+        """Start the agent again and again; returns the exit code of the end."""
+        ends: deque[float] = deque(maxlen=crashes)
+        wait_s = self._backoff_s
+        while True:
+            started = time.monotonic()
+            code = self._one_life()
+            now = time.monotonic()
+            if self._stop_by is not None or code == 0 or not self._ever_ready:
+                return code if code >= 0 else 128 - code
+            ends.append(now)
+            if len(ends) == crashes and now - ends[0] <= window_s:
+                self._tell(f"the agent ended {crashes} times in {now - ends[0]:.0f} s: giving up")
+                return 1
+            if now - started > window_s:
+                wait_s = self._backoff_s
+            self._tell(f"the agent ended ({_words(code)}): starting it again in {wait_s:.1f} s")
+            if self._pause(wait_s):
+                return 0
+            wait_s = min(wait_s * 2, self._backoff_max_s)
+
+    def _one_life(self) -> int:
+        """Fork the agent and watch it to its end; its exit code, or minus the signal that ended it."""
+        beats, write_end = os.pipe()
+        os.set_blocking(beats, False)
+        os.set_blocking(write_end, False)
+        supervisor = os.getpid()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._child = os.fork()
+        if self._child == 0:
+            os.close(beats)
+            _be_the_agent(self._run, self._signals, Heartbeat(write_end), supervisor, self._cleanup)
+        os.close(write_end)
+        try:
+            return self._watch(beats)
+        finally:
+            os.close(beats)
+            self._child = 0
+
+    def _watch(self, beats: int) -> int:
+        poll = select.poll()
+        poll.register(beats, select.POLLIN)
+        poll.register(self._signals.descriptor, select.POLLIN)
+        tick_s = self._lease_s / 4
+        silent_s, allowed_s = 0.0, self._start_s
+        looked = time.monotonic()
+        while True:
+            poll.poll(max(1, round(tick_s * 1000)))
+            now = time.monotonic()
+            # A gap of our own (stopped, starved, frozen with the agent) says nothing about the agent: it then has
+            # a whole lease again to prove that it lives.
+            silent_s = 0.0 if now - looked > self._lease_s / 2 + tick_s else silent_s + (now - looked)
+            looked = now
+            heard = _drain(beats)
+            if heard is None:
+                poll.unregister(beats)  # the agent closed it: it is ending, or its end is near
+            elif heard:
+                silent_s, allowed_s = 0.0, self._lease_s
+                if _READY in heard and not self._ever_ready:
+                    self._ever_ready = True
+                    self._notify("READY=1")
+                self._notify("WATCHDOG=1")
+            self._obey(self._signals.take())
+            pid, status = os.waitpid(self._child, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            if silent_s > allowed_s:
+                self._tell(f"no heartbeat from process {self._child} for {silent_s:.1f} s: killing it")
+                return self._kill()
+            if self._stop_by is not None and now > self._stop_by:
+                self._tell(f"process {self._child} did not end within {self._stop_s:.0f} s: killing it")
+                return self._kill()
+
+    def _kill(self) -> int:
+        os.kill(self._child, signal.SIGKILL)
+        _, status = os.waitpid(self._child, 0)
+        return os.waitstatus_to_exitcode(status)
+
+    def _obey(self, arrived: bytes) -> bool:
+        """Pass signals on to the agent; true when one of them asks for the end."""
+        for number in arrived:
+            if number in _STOPPING and self._stop_by is None:
+                self._stop_by = time.monotonic() + self._stop_s
+                self._notify("STOPPING=1")
+            if number in _FORWARDED and self._child:
+                os.kill(self._child, number)
+        return self._stop_by is not None
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait before the next start; true when asked to end meanwhile."""
+        poll = select.poll()
+        poll.register(self._signals.descriptor, select.POLLIN)
+        until = time.monotonic() + seconds
+        while (left_s := until - time.monotonic()) > 0:
+            poll.poll(max(1, round(left_s * 1000)))
+            self._notify("WATCHDOG=1")
+            if self._obey(self._signals.take()):
+                return True
+        return False
+
+
+def _be_the_agent(
+    run: Callable[[Heartbeat], int],
+    signals: _Signals,
+    heartbeat: Heartbeat,
+    supervisor: int,
+    cleanup: Callable[[], None],
+) -> NoReturn:
+    """The child's whole life; never returns into the supervisor's stack."""
+    code = 70  # EX_SOFTWARE
+    try:
+        os.setpgid(0, 0)
+        signals.restore()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() == supervisor:  # else it died before the line above: nobody would tell us
+            code = run(heartbeat)
+            if os.getppid() != supervisor:
+                cleanup()  # nobody is left to do it
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except BaseException:  # noqa: BLE001 (a forked child must not unwind into its parent's stack)
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _drain(descriptor: int) -> bytes | None:
+    """What is in the pipe now; None at its end."""
+    try:
+        return os.read(descriptor, 65536) or None
+    except BlockingIOError:
+        return b""
+
+
+def _words(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
