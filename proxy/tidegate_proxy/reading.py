@@ -1,0 +1,78 @@
+"""How a stored file is read while others are served: preadv2(2) with RWF_NOWAIT, then a thread.
+
+What is in the page cache is copied on the event loop, which is what a hit costs; what is not, or
+lies on a file system that knows no RWF_NOWAIT, is read in a thread of the given executor. This
+module does not know digests, and does not write.
+"""
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+
+from tidegate_core.errors import TidegateError
+from tidegate_proxy.byte_range import Extent
+
+PIECE_BYTES = 1 << 20
+
+# The page cache does not hold the bytes, or this file system cannot tell.
+_WOULD_BLOCK = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+
+
+class BodyBroken(TidegateError):
+    """A body cannot be finished as promised: who sends it on cuts the connection and never ends it well."""
+
+
+class OpenFile:
+    """A file descriptor that closes when the last one who reads through it lets go.
+
+    Sharing by reference keeps the number of descriptors at one per blob being read, and a read that
+    is still in a thread when its reader is cancelled can never meet a number that was used again.
+    """
+
+    __slots__ = ("__weakref__", "fd")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+async def read_piece(file: OpenFile, first: int, end: int, executor: Executor | None = None) -> memoryview:
+    """Bytes from `first`, at least one, at most to `end` (excluded) or PIECE_BYTES; raises OSError.
+
+    A file that ends at `first` or before raises EIO: it should be longer.
+    """
+    wanted = min(end - first, PIECE_BYTES)
+    # A fresh buffer each time: the transport may keep a view of it long after it was handed over.
+    buffer = bytearray(wanted)
+    try:
+        got = os.preadv(file.fd, [buffer], first, os.RWF_NOWAIT)
+    except OSError as error:
+        if error.errno not in _WOULD_BLOCK:
+            raise
+        loop = asyncio.get_running_loop()
+        got = await loop.run_in_executor(executor, _read_blocking, file, buffer, first)
+    if got == 0:
+        raise OSError(errno.EIO, f"the file ends at or before byte {first}")
+    return memoryview(buffer)[:got]
+
+
+async def stream_file(
+    file: OpenFile, extent: Extent, executor: Executor | None = None
+) -> AsyncIterator[memoryview]:
+    """The bytes of `extent` in pieces of at most PIECE_BYTES; raises BodyBroken when they cannot be read."""
+    position, end = extent.first, extent.last + 1
+    while position < end:
+        try:
+            piece = await read_piece(file, position, end, executor)
+        except OSError as error:
+            raise BodyBroken(f"a stored blob cannot be read: {error}") from error
+        yield piece
+        position += len(piece)
+
+
+def _read_blocking(file: OpenFile, buffer: bytearray, first: int) -> int:
+    return os.preadv(file.fd, [buffer], first)
