@@ -1,8 +1,8 @@
 """One agent per host: a lock file that names the process holding it (flock(2)).
 
-The lock is taken by the supervisor before it forks, so it lives as long as either of them. The kernel frees it
-when the last holder ends, however that happens. The nft table is the stronger guard; this one also covers the
-other back ends, and names the process to stop.
+The lock is taken by the supervisor before it forks, so it lives as long as either of them. The kernel frees
+it when the last holder ends, however that happens. The nft table is the stronger guard; this one also covers
+the other back ends, and names the process to stop.
 """
 
 import fcntl

@@ -1,24 +1,22 @@
 """The agent's parent: starts it, watches its heartbeats, kills it when it hangs, starts it again (DESIGN 4).
 
-A hung agent still holds the connections that it accepted and those waiting in its backlog, so the lease in the
-kernel is not enough: it has to die. This process imports the standard library only, holds no socket of the data
-plane and no netlink socket, and is forked from before any of those are opened. systemd talks to this process:
-READY, STOPPING and WATCHDOG go out from here, when the agent said so.
+A hung agent still holds the connections that it accepted and those waiting in its backlog, so the lease in
+the kernel is not enough: it has to die. This process imports the standard library only, holds no socket of
+the data plane and no netlink socket, and forks the agent before any of those are opened. systemd talks to
+this process: READY, WATCHDOG and STOPPING go out from here.
 
-The agent runs in a process group of its own, so that Ctrl-C reaches it once, through here. It gets SIGTERM when
-this process dies (prctl(2), PR_SET_PDEATHSIG) and then ends gracefully by itself.
+The agent runs in a process group of its own, so that Ctrl-C reaches it once, through here. It gets SIGTERM
+when this process dies (prctl(2), PR_SET_PDEATHSIG), ends gracefully and cleans up by itself.
 """
 
 import contextlib
-import ctypes
 import os
 import select
 import signal
 import sys
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -42,8 +40,8 @@ class Heartbeat:
         self._write(_READY)
 
     def _write(self, byte: bytes) -> None:
-        # A full pipe means that the supervisor is stopped, a closed one that it died: neither is a reason to end
-        # here, where nothing could be drained; SIGTERM comes when it died.
+        # A full pipe means that the supervisor is stopped, a closed one that it died: no reason to end here,
+        # where nothing could be drained. SIGTERM comes when it died.
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(self._descriptor, byte)
 
@@ -70,9 +68,9 @@ def supervise(
 ) -> int:
     """Run the agent in a child process until it ends for good; returns its exit code, after `cleanup`.
 
-    `start_s` bounds the wait for the first heartbeat, `stop_s` the time from SIGTERM to the end. An agent that
-    ends before it was ever ready refused to start: its exit code is passed on and nothing is tried again. After
-    `crashes` ends within `crash_window_s` the supervisor gives up and returns 1.
+    `start_s` bounds the wait for the first heartbeat, `stop_s` the time from SIGTERM to the end. An agent
+    that ends before it was ever ready refused to start: its exit code (128 + N for a signal) is passed on and
+    nothing is tried again. After `crashes` ends within `crash_window_s` it gives up and returns 1.
     """
     with _Signals() as signals:
         try:
@@ -80,7 +78,10 @@ def supervise(
                 run, signals, lease_s, start_s, stop_s, backoff_s, backoff_max_s, cleanup, notify, tell
             ).until_the_end(crashes, crash_window_s)
         finally:
-            cleanup()
+            try:
+                cleanup()
+            except Exception as error:  # noqa: BLE001 (whatever it is, the agent's exit code says more)
+                tell(f"could not clean up: {error}")
 
 
 class _Signals:
@@ -170,10 +171,13 @@ class _Supervisor:
         supervisor = os.getpid()
         sys.stdout.flush()
         sys.stderr.flush()
+        # Held back until the child has left our signal pipe: what is meant for it must not look meant for us.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
         self._child = os.fork()
         if self._child == 0:
             os.close(beats)
-            _be_the_agent(self._run, self._signals, Heartbeat(write_end), supervisor, self._cleanup)
+            _be_the_agent(self._run, self._signals, before, Heartbeat(write_end), supervisor, self._cleanup)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(write_end)
         try:
             return self._watch(beats)
@@ -189,10 +193,11 @@ class _Supervisor:
         silent_s, allowed_s = 0.0, self._start_s
         looked = time.monotonic()
         while True:
-            poll.poll(max(1, round(tick_s * 1000)))
+            wait_s = min(tick_s, allowed_s - silent_s)
+            poll.poll(max(1, round(wait_s * 1000)))
             now = time.monotonic()
-            # A gap of our own (stopped, starved, frozen with the agent) says nothing about the agent: it then has
-            # a whole lease again to prove that it lives.
+            # A gap of our own (stopped, starved, frozen with the agent) says nothing about the agent: it then
+            # has a whole lease again to prove that it lives.
             silent_s = 0.0 if now - looked > self._lease_s / 2 + tick_s else silent_s + (now - looked)
             looked = now
             heard = _drain(beats)
@@ -203,12 +208,12 @@ class _Supervisor:
                 if _READY in heard and not self._ever_ready:
                     self._ever_ready = True
                     self._notify("READY=1")
-                self._notify("WATCHDOG=1")
+            self._notify("WATCHDOG=1")
             self._obey(self._signals.take())
             pid, status = os.waitpid(self._child, os.WNOHANG)
             if pid:
                 return os.waitstatus_to_exitcode(status)
-            if silent_s > allowed_s:
+            if silent_s >= allowed_s:
                 self._tell(f"no heartbeat from process {self._child} for {silent_s:.1f} s: killing it")
                 return self._kill()
             if self._stop_by is not None and now > self._stop_by:
@@ -246,6 +251,7 @@ class _Supervisor:
 def _be_the_agent(
     run: Callable[[Heartbeat], int],
     signals: _Signals,
+    mask: Iterable[int],
     heartbeat: Heartbeat,
     supervisor: int,
     cleanup: Callable[[], None],
@@ -253,8 +259,11 @@ def _be_the_agent(
     """The child's whole life; never returns into the supervisor's stack."""
     code = 70  # EX_SOFTWARE
     try:
+        import ctypes
+
         os.setpgid(0, 0)
         signals.restore()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() == supervisor:  # else it died before the line above: nobody would tell us
             code = run(heartbeat)
@@ -263,6 +272,8 @@ def _be_the_agent(
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except BaseException:  # noqa: BLE001 (a forked child must not unwind into its parent's stack)
+        import traceback
+
         traceback.print_exc()
     finally:
         with contextlib.suppress(OSError, ValueError):

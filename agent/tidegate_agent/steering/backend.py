@@ -74,7 +74,10 @@ class Steering(Protocol):
         ...
 
     def withdraw(self) -> None:
-        """Take all rules out at once; established connections go on. Idempotent."""
+        """Take all rules out at once; established connections go on. Idempotent.
+
+        From then on changes are accepted and change nothing, until `open` puts the rules in again.
+        """
         ...
 
     def close(self) -> None:

@@ -15,9 +15,8 @@ _RTM_GETROUTE, _RTM_NEWROUTE = 26, 24
 _RTN_LOCAL, _RTN_BROADCAST, _RTN_ANYCAST, _RTN_MULTICAST = 2, 3, 4, 5
 _RTA_DST = 1
 _HEADER = struct.Struct("=IHHII")
-_ROUTE = struct.Struct(
-    "=BBBBBBBBI"
-)  # rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
+# struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
+_ROUTE = struct.Struct("=BBBBBBBBI")
 _TYPE_OFFSET = _HEADER.size + 7
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 

@@ -106,62 +106,74 @@ def lease(timeout_s: float) -> list[Message]:
 
     Added, deleted, added in one transaction: before Linux 6.12, adding an element again renews nothing.
     """
-    elements = [bytes([_L4["tcp"]]), bytes([_L4["udp"]])]
-    timeout_ms = max(1, round(timeout_s * 1000))
-    add = _elements(_NEWSETELEM, r.LEASE_SET, [(key, timeout_ms) for key in elements])
-    delete = _elements(_DELSETELEM, r.LEASE_SET, [(key, 0) for key in elements])
-    return [add, delete, add] if timeout_s else [add, delete]
+    keys = [bytes([_L4["tcp"], 0, 0, 0]), bytes([_L4["udp"], 0, 0, 0])]
+    elements = [_LEASE.element(key, timeout_s) for key in keys]
+    renewal = _renewal(_LEASE, elements)
+    return renewal if timeout_s else renewal[:2]
 
 
-def add_endpoints(endpoints: Sequence[tuple[Endpoint, float]], *, known: bool) -> list[Message]:
+def add_endpoints(endpoints: Iterable[tuple[Endpoint, float]], *, known: bool) -> list[Message]:
     """Add elements that time out after so many seconds; `known` ones may be there, and are renewed."""
-    messages = []
-    for set_name, keys in _by_set(endpoints):
-        add = _elements(_NEWSETELEM, set_name, keys)
-        delete = _elements(_DELSETELEM, set_name, keys)
-        messages += [add, delete, add] if known else [add]
+    messages: list[Message] = []
+    for elements_of, packed in _by_set(endpoints):
+        if known:
+            messages += _renewal(elements_of, packed)
+        else:
+            messages.append(elements_of.message(_NEWSETELEM, packed))
     return messages
 
 
 def remove_endpoints(endpoints: Iterable[Endpoint]) -> list[Message]:
     """Delete elements; those that timed out meanwhile are no error."""
-    messages = []
-    for set_name, keys in _by_set([(endpoint, 1.0) for endpoint in endpoints]):
-        messages.append(_elements(_NEWSETELEM, set_name, keys))
-        messages.append(_elements(_DELSETELEM, set_name, keys))
+    messages: list[Message] = []
+    for elements_of, packed in _by_set((endpoint, 1.0) for endpoint in endpoints):
+        messages += _renewal(elements_of, packed)[:2]
     return messages
 
 
-def _by_set(endpoints: Sequence[tuple[Endpoint, float]]) -> Iterable[tuple[str, list[tuple[bytes, int]]]]:
-    for version, set_name in ((4, r.STEERED4), (6, r.STEERED6)):
-        keys = [
-            (endpoint.address.packed + struct.pack("!Hxx", endpoint.port), max(1, round(timeout_s * 1000)))
-            for endpoint, timeout_s in endpoints
-            if endpoint.address.version == version
-        ]
-        for start in range(0, len(keys), _ELEMENTS_PER_MESSAGE):
-            yield set_name, keys[start : start + _ELEMENTS_PER_MESSAGE]
+class _Elements:
+    """Packs elements of one set, by hand and ahead: an address is learned while its client waits for DNS."""
+
+    def __init__(self, set_name: str, key_length: int) -> None:
+        padded = -(-key_length // 4) * 4
+        self._before_key = struct.pack(
+            "=HHHHHH", 8 + padded + 4 + 12, 1 | 0x8000, 8 + padded, 1 | 0x8000, 4 + key_length, 1
+        )
+        self._after_key = struct.pack("=HH", 12, 4)  # the time-out; deleting ignores it
+        self._before_elements = text(1, r.TABLE) + text(2, set_name)
+        self._doing = f"changing set {set_name}"
+
+    def element(self, padded_key: bytes, timeout_s: float) -> bytes:
+        timeout_ms = max(1, round(timeout_s * 1000))
+        return self._before_key + padded_key + self._after_key + timeout_ms.to_bytes(8, "big")
+
+    def message(self, kind: int, elements: Iterable[bytes]) -> Message:
+        return Message(
+            kind=kind,
+            flags=NLM_F_CREATE if kind == _NEWSETELEM else 0,
+            body=self._before_elements + nest(3, *elements),
+            doing=self._doing,
+        )
 
 
-_TIMEOUT = struct.Struct(">Q")
+_LEASE = _Elements(r.LEASE_SET, 1)
+_STEERED = {4: _Elements(r.STEERED4, 8), 6: _Elements(r.STEERED6, 20)}
 
 
-def _elements(kind: int, set_name: str, keys: Iterable[tuple[bytes, int]]) -> Message:
-    """Set elements, packed by hand: a learned address is in the kernel before the DNS answer leaves."""
-    packed = []
-    for key, timeout_ms in keys:
-        padded = key.ljust(-(-len(key) // 4) * 4, b"\0")
-        header = struct.pack("=HHHH", 8 + len(padded), 1 | 0x8000, 4 + len(key), 1)
-        element = header + padded
-        if timeout_ms and kind == _NEWSETELEM:
-            element += attribute(4, _TIMEOUT.pack(timeout_ms))
-        packed.append(struct.pack("=HH", 4 + len(element), 1 | 0x8000) + element)
-    return Message(
-        kind=kind,
-        flags=NLM_F_CREATE if kind == _NEWSETELEM else 0,
-        body=text(1, r.TABLE) + text(2, set_name) + nest(3, *packed),
-        doing=f"changing set {set_name}",
-    )
+def _renewal(elements_of: _Elements, packed: Sequence[bytes]) -> list[Message]:
+    add = elements_of.message(_NEWSETELEM, packed)
+    return [add, elements_of.message(_DELSETELEM, packed), add]
+
+
+def _by_set(endpoints: Iterable[tuple[Endpoint, float]]) -> Iterable[tuple[_Elements, list[bytes]]]:
+    packed: dict[int, list[bytes]] = {4: [], 6: []}
+    for endpoint, timeout_s in endpoints:
+        key = endpoint.address.packed + endpoint.port.to_bytes(2, "big") + b"\0\0"
+        version = endpoint.address.version
+        packed[version].append(_STEERED[version].element(key, timeout_s))
+    for family, elements in packed.items():
+        for start in range(0, len(elements), _ELEMENTS_PER_MESSAGE):
+            yield _STEERED[family], elements[start : start + _ELEMENTS_PER_MESSAGE]
 
 
 def _new_set(table: str, element_set: r.ElementSet, number: int) -> Message:

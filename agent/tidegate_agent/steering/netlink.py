@@ -2,8 +2,8 @@
 
 The messages are packed here and in `encoding` rather than with pyroute2's classes: importing those costs
 150 ms and 22 MiB in every agent, packing a learned address with them takes four times as long, and its
-sockets belong to the thread that made them. The process that holds this socket owns the table: the descriptor is
-close-on-exec, and must not be inherited by a fork either. What the messages mean is not known here.
+sockets belong to the thread that made them. The process that holds this socket owns the table: the descriptor
+is close-on-exec, and must not be inherited by a fork either. What the messages mean is not known here.
 """
 
 import errno

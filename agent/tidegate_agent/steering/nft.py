@@ -67,6 +67,7 @@ class NftSteering:
         self._nft: NftSocket | None = None
         self._routes: Routes | None = None
         self._opened = False
+        self._withdrawn = False
         self._active = False
         self._expiry: dict[Endpoint, float] = {}
         self._prune_at = 1024
@@ -86,7 +87,7 @@ class NftSteering:
             raise StartRefused("steering is open already")
         self._check_exemption()
         try:
-            nft = NftSocket()
+            nft = self._nft or NftSocket()
         except OSError as error:
             raise StartRefused(
                 f"this kernel has no netfilter netlink ({error.strerror})",
@@ -97,13 +98,15 @@ class NftSteering:
         except NetlinkError as error:
             refusal = start_refusal(error, table_owner(nft))
             nft.close()
+            self._nft = None
             raise refusal from error
-        self._nft, self._routes, self._opened = nft, Routes(), True
+        self._nft, self._routes = nft, self._routes or Routes()
+        self._opened, self._withdrawn = True, False
 
     def activate(self) -> None:
         """Take the lease; raises SteeringFailed."""
         self._commit(lease(self._lease_s))
-        self._active = True
+        self._active = self._opened
 
     def renew(self) -> None:
         """Extend the lease while active; raises SteeringFailed."""
@@ -129,7 +132,7 @@ class NftSteering:
             # Never shortened, and not renewed for the sake of a hundredth of it: answers repeat often.
             elif now + timeout_s - expiry > min(1.0, timeout_s / 100):
                 renewed[endpoint] = max(timeout_s, renewed.get(endpoint, 0.0))
-        if not fresh and not renewed:
+        if self._withdrawn or not (fresh or renewed):
             return
         if len(self._expiry) + len(fresh) > self._prune_at:
             self._prune(now, len(fresh))
@@ -137,9 +140,7 @@ class NftSteering:
         if renewed:
             messages += add_endpoints(list(renewed.items()), known=True)
         self._commit(messages)
-        for endpoint, timeout_s in fresh.items():
-            self._expiry[endpoint] = now + timeout_s
-        for endpoint, timeout_s in renewed.items():
+        for endpoint, timeout_s in (fresh | renewed).items():
             self._expiry[endpoint] = now + timeout_s
 
     def remove(self, endpoints: Iterable[Endpoint]) -> None:
@@ -178,6 +179,7 @@ class NftSteering:
         """Delete the table at once; the keeper stays for connections in flight. Raises SteeringFailed."""
         if self._opened:
             self._commit(delete_table(TABLE))
+            self._withdrawn = True
         self._opened = self._active = False
         self._expiry.clear()
 
@@ -189,12 +191,14 @@ class NftSteering:
         if self._routes is not None:
             self._routes.close()
         self._nft = self._routes = None
-        self._opened = self._active = False
+        self._opened = self._active = self._withdrawn = False
         self._expiry.clear()
         if not connections(self._plan.port):
             remove_keeper()
 
     def _commit(self, messages: list[Message]) -> None:
+        if self._withdrawn:
+            return  # names are still looked up while transfers in flight end
         if self._nft is None or not self._opened:
             raise SteeringFailed("steering is not open")
         try:
