@@ -151,6 +151,17 @@ def config_check(file: Path) -> int:
     return 0
 
 
+@config.command("hosts")
+@CONFIG
+def config_hosts(file: Path | None) -> int:
+    """List the hosts that are steered, one a line; *.x stands for exactly one label."""
+    from tidegate_agent.config import load_config
+
+    for pattern in load_config(file, environment=os.environ).host_patterns:
+        click.echo(pattern)
+    return 0
+
+
 @config.command("show")
 @CONFIG
 @SET

@@ -90,7 +90,7 @@ def read_toml(file: Path) -> _Table:
     try:
         document = tomllib.loads(file.read_bytes().decode())
     except FileNotFoundError as error:
-        raise UsageError(f"{file} does not exist", next_step="check the path given with --config") from error
+        raise UsageError(f"{file} does not exist", next_step="check the path") from error
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
