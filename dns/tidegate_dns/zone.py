@@ -1,0 +1,65 @@
+"""The zone of steered names: exact host names, and `*.x` for exactly one label below x.
+
+Names compare without regard to case (RFC 4343). A wildcard here is not RFC 4592's: it never matches
+two labels and never the parent itself. The zone does not know ports or registries.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from tidegate_core.errors import UsageError
+
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Zone:
+    """Which names are steered; all names inside are lower case and without the final dot."""
+
+    exact_names: frozenset[str]
+    wildcard_parents: frozenset[str]
+
+    @classmethod
+    def of(cls, patterns: Iterable[str]) -> "Zone":
+        """From host patterns such as `ghcr.io` and `*.gcr.io`; raises UsageError for anything else."""
+        exact: set[str] = set()
+        parents: set[str] = set()
+        for pattern in patterns:
+            name = normal(pattern)
+            wildcard = name.startswith("*.")
+            if wildcard:
+                name = name[2:]
+            _check(name, pattern)
+            (parents if wildcard else exact).add(name)
+        return cls(exact_names=frozenset(exact), wildcard_parents=frozenset(parents))
+
+    def covers(self, qname: str) -> bool:
+        """Whether a look-up of `qname` is one of a registry; any case, with or without the final dot."""
+        name = normal(qname)
+        if name in self.exact_names:
+            return True
+        label, dot, parent = name.partition(".")
+        return bool(dot and label) and parent in self.wildcard_parents
+
+
+def normal(qname: str) -> str:
+    return qname.removesuffix(".").lower()
+
+
+def _check(name: str, pattern: str) -> None:
+    try:
+        ip_address(name)
+    except ValueError:
+        pass
+    else:
+        raise UsageError(
+            f"{pattern!r} is an IP address: it is never looked up, so it cannot be steered",
+            next_step="name the registry by its host name",
+        )
+    if len(name) > 253 or not all(_LABEL.match(label) for label in name.split(".")):
+        raise UsageError(
+            f"{pattern!r} is not a host name",
+            next_step='write a name such as "ghcr.io", or "*.gcr.io" for exactly one label below gcr.io',
+        )
