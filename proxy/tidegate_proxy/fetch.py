@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tidegate_proxy.digest import Digest
 from tidegate_proxy.filling import FetchEnded, Filling
 from tidegate_proxy.healing import Patience
-from tidegate_proxy.origin import Origin, OriginBroken, OriginRefused, OriginUnreachable
+from tidegate_proxy.origin import Origin, OriginRefused, OriginUnreachable
 from tidegate_proxy.store import Store
 from tidegate_proxy.transfer import Transfer
 
@@ -47,8 +47,8 @@ class Fetches:
     async def join(self, digest: Digest, origin: Origin) -> Transfer:
         """Follow the fetch of a blob, or start it; returns once the origin has answered.
 
-        Raises OriginRefused, OriginUnreachable or OriginBroken of this origin, or of an equal one that
-        was asked first. A reader whose origin differs from one that failed asks its own.
+        Raises OriginRefused or OriginUnreachable of this origin, or of an equal one that was asked
+        first. A reader whose origin differs from one that failed asks its own.
         """
         while True:
             filling = (
@@ -56,7 +56,7 @@ class Fetches:
             )
             try:
                 await asyncio.shield(filling.started)
-            except (OriginRefused, OriginUnreachable, OriginBroken):
+            except (OriginRefused, OriginUnreachable):
                 if filling.origin == origin or self._closed:
                     raise
             else:
@@ -88,7 +88,7 @@ class Fetches:
 
     def _start(self, digest: Digest, origin: Origin) -> Filling:
         if self._closed:
-            raise OriginBroken("the agent is stopping")
+            raise OriginUnreachable("the agent is stopping")
         filling = Filling(digest, origin, self._store, self._limits.patience)
         self._fillings[digest] = filling
 

@@ -116,7 +116,7 @@ class Filling:
         try:
             try:
                 await body.open()
-            except (OriginRefused, OriginUnreachable, OriginBroken) as error:
+            except (OriginRefused, OriginUnreachable) as error:
                 ending, cause = "refused", error.cause
                 self.started.set_exception(error)
                 return
@@ -130,11 +130,11 @@ class Filling:
             await body.close()
 
     def stop(self, cause: str) -> None:
-        """Release whoever waits, with OriginBroken, unless the outcome is known already."""
+        """Release whoever waits, with an error, unless the outcome is known already."""
         if self.outcome is None:
             self._settle(Broken(cause))
         if not self.started.done():
-            self.started.set_exception(OriginBroken(cause))
+            self.started.set_exception(OriginUnreachable(cause))
         self.started.exception()  # everybody may have left: the loop need not say that nobody looked
 
     async def _fill(self, body: HealedBody, *, store: bool) -> tuple[Ending, str]:

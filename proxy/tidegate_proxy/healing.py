@@ -51,7 +51,7 @@ class HealedBody:
         self._skip = 0
 
     async def open(self) -> None:
-        """The first request, not repeated; raises OriginRefused, OriginUnreachable, OriginBroken."""
+        """The first request, not repeated; raises OriginRefused, OriginUnreachable."""
         body = await self._ask()
         self.media_type = body.media_type
 
@@ -59,7 +59,7 @@ class HealedBody:
         """The first request of somebody who was already promised bytes; raises OriginBroken."""
         try:
             await self.open()
-        except (OriginRefused, OriginUnreachable, OriginBroken) as cut:
+        except (OriginRefused, OriginUnreachable) as cut:
             await self._heal(cut)
 
     async def read(self) -> bytes | memoryview:
@@ -127,7 +127,7 @@ class HealedBody:
                 if refusal.status == _RANGE_NOT_SATISFIABLE and self.size_bytes is None and self.position:
                     return False  # a body without a length was cut exactly at its end: the digest will tell
                 cut = refusal
-            except (OriginUnreachable, OriginBroken) as error:
+            except OriginUnreachable as error:
                 cut = error
             else:
                 return True
@@ -142,10 +142,10 @@ class HealedBody:
         self._body = body
         if body.first > self.position:
             await self.close()
-            raise OriginBroken(f"asked for byte {self.position}, the origin began at {body.first}")
+            raise OriginUnreachable(f"asked for byte {self.position}, the origin began at {body.first}")
         if None not in (self.size_bytes, body.size_bytes) and self.size_bytes != body.size_bytes:
             await self.close()
-            raise OriginBroken(f"the size was {self.size_bytes}, now it is {body.size_bytes}")
+            raise OriginUnreachable(f"the size was {self.size_bytes}, now it is {body.size_bytes}")
         if self.size_bytes is None:
             self.size_bytes = body.size_bytes
         self._skip = self.position - body.first

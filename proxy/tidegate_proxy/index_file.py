@@ -1,0 +1,163 @@
+"""The SQLite file of the index (WAL), and what happens when it cannot be used.
+
+Damaged or of an unknown version: moved aside as `<name>.damaged`, and a new one begun. Not writable
+at all, also while running: rows go to memory until the next start. Full: the write is lost. Whatever
+is given up is said once, in a sentence. Every method blocks; the index calls them in one thread.
+
+This module does not know what the rows mean.
+"""
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+Row = tuple[str | int | float | None, ...]
+T = TypeVar("T")
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE descriptors (digest TEXT PRIMARY KEY, media_type TEXT NOT NULL, size_bytes INTEGER NOT NULL)
+    STRICT, WITHOUT ROWID;
+CREATE TABLE tags (registry TEXT, repository TEXT, tag TEXT, media_type TEXT, digest TEXT NOT NULL,
+    checked_at REAL NOT NULL, PRIMARY KEY (registry, repository, tag, media_type)) STRICT, WITHOUT ROWID;
+CREATE TABLE public (registry TEXT, repository TEXT, checked_at REAL NOT NULL,
+    PRIMARY KEY (registry, repository)) STRICT, WITHOUT ROWID;
+CREATE TABLE uses (digest TEXT PRIMARY KEY, last_use REAL NOT NULL) STRICT, WITHOUT ROWID;
+"""
+
+
+class _Damaged(Exception):
+    """The file is not an index of this version."""
+
+
+class IndexFile:
+    """One connection to the file, replaced when it fails."""
+
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+        self._path = path
+        self._say = say
+        self._said: set[str] = set()
+        self._connection = self._open()
+
+    def select(self, sql: str, parameters: Row) -> list[Row]:
+        """All rows of a query that returns few; none when the file failed."""
+        return self._attempt(lambda connection: connection.execute(sql, parameters).fetchall(), [])
+
+    def write(self, sql: str, rows: Iterable[Row]) -> None:
+        """One transaction: the statement once per row."""
+        many = list(rows)
+
+        def transaction(connection: sqlite3.Connection) -> None:
+            with connection:
+                connection.execute("BEGIN")
+                connection.executemany(sql, many)
+
+        self._attempt(transaction, None)
+
+    def close(self) -> None:
+        """Check the log in and close."""
+        with suppress(sqlite3.Error):
+            self._connection.close()
+
+    def _attempt(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
+        """Do the work; once more on another connection when this one proves unusable."""
+        try:
+            return work(self._connection)
+        except sqlite3.DatabaseError as error:
+            if not self._replace(error):
+                return otherwise
+        try:
+            return work(self._connection)
+        except sqlite3.DatabaseError as error:
+            self._say_once(f"the index {self._path} failed twice: {error}")
+            return otherwise
+
+    def _replace(self, error: sqlite3.DatabaseError) -> bool:
+        """Whether the failed connection was replaced by one that may do better."""
+        if _is_bug(error):
+            raise error
+        match _primary(error):
+            case sqlite3.SQLITE_FULL | sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED | sqlite3.SQLITE_NOMEM:
+                self._say_once(f"the index {self._path} could not be written: {error}")
+                return False
+            case _:
+                self.close()
+                if _is_damage(error):
+                    self._move_aside(str(error))
+                self._connection = self._open()
+                return True
+
+    def _open(self) -> sqlite3.Connection:
+        for _ in range(2):
+            try:
+                return _connect(self._path)
+            except _Damaged as error:
+                self._move_aside(str(error))
+            except sqlite3.DatabaseError as error:
+                if not _is_damage(error):
+                    self._say_once(
+                        f"the index {self._path} cannot be used: {error}; kept in memory until restart"
+                    )
+                    break
+                self._move_aside(str(error))
+            except OSError as error:
+                self._say_once(
+                    f"the index {self._path} cannot be used: {error}; kept in memory until restart"
+                )
+                break
+        return _connect(None)
+
+    def _move_aside(self, cause: str) -> None:
+        aside = self._path.with_name(f"{self._path.name}.damaged")
+        self._say(f"the index {self._path} is damaged ({cause}): moved to {aside.name}, a new one is begun")
+        with suppress(OSError):
+            self._path.rename(aside)
+        for suffix in ("-wal", "-shm"):  # they belong to the old file and would damage the new one
+            with suppress(OSError):
+                self._path.with_name(self._path.name + suffix).unlink()
+
+    def _say_once(self, sentence: str) -> None:
+        if sentence not in self._said:
+            self._said.add(sentence)
+            self._say(sentence)
+
+
+def _connect(path: Path | None) -> sqlite3.Connection:
+    """Open or begin the file, or an index in memory; raise _Damaged, OSError, sqlite3.DatabaseError."""
+    if path is not None:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # SQLite would make it 0644
+    # Used by one thread at a time: the one that opens it, then the index's own.
+    connection = sqlite3.connect(
+        path or ":memory:", isolation_level=None, check_same_thread=False, timeout=2.0
+    )
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+        elif version != _VERSION:
+            raise _Damaged(f"its version is {version}, this program knows {_VERSION}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _primary(error: sqlite3.DatabaseError) -> int:
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # absent when sqlite3 itself raises
+    return code & 0xFF
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    damaged = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+    return _primary(error) in damaged
+
+
+def _is_bug(error: sqlite3.DatabaseError) -> bool:
+    """A statement that no healthy file would take either; a table that vanished is damage."""
+    wrong_use = isinstance(error, sqlite3.ProgrammingError | sqlite3.IntegrityError | sqlite3.DataError)
+    return wrong_use or (_primary(error) == sqlite3.SQLITE_ERROR and "no such table" not in str(error))
