@@ -105,7 +105,7 @@ def _read(manifest: bytes, media_type: str) -> _Manifest | _Index | None:
     try:
         document = msgspec.json.decode(manifest, type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedManifest(f"the document is not a {media_type}: {error}") from error
+        raise MalformedManifest(f"the document does not read as {media_type}: {error}") from error
     if document.mediaType not in (None, media_type):
         raise MalformedManifest(f"the document came as {media_type} and says that it is another type")
     return document
