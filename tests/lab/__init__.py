@@ -1,0 +1,40 @@
+"""A lab of network namespaces with real registries, a real resolver and real clients. See README.md."""
+
+from .agent import Agent
+from .client import CLIENTS, Pull, Pulling
+from .fault import Fault, Redirects
+from .host import Host
+from .image import LARGE, SINGLE, SMALL, Contents, Image, Recipe
+from .lab import Lab
+from .node import Node
+from .process import CommandFailed, Completed, Process
+from .registry import Connection, Registry, Request, User
+from .resolver import Resolver
+from .waiting import until
+
+__all__ = [
+    "CLIENTS",
+    "LARGE",
+    "SINGLE",
+    "SMALL",
+    "Agent",
+    "CommandFailed",
+    "Completed",
+    "Connection",
+    "Contents",
+    "Fault",
+    "Host",
+    "Image",
+    "Lab",
+    "Node",
+    "Process",
+    "Pull",
+    "Pulling",
+    "Recipe",
+    "Redirects",
+    "Registry",
+    "Request",
+    "Resolver",
+    "User",
+    "until",
+]

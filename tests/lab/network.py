@@ -1,0 +1,126 @@
+"""The wires between lab hosts: one switch host that bridges the LAN and routes to the "internet" segment.
+
+    node, resolver, ... --- bridge lan0 (10.77.0.1/24, 2001:db8:77::1/64)
+                                 switch, which routes
+    internet -------------- wan0 (203.0.113.1/24, 2001:db8:cd::1/64)
+
+Every host has IPv4 and IPv6 addresses and a default route through the switch. IPv6 addresses skip duplicate
+address detection (RFC 4862 5.4), or they would be unusable for the first second. The prefixes are those for
+documentation (RFC 5737, RFC 3849): nobody's, and global unicast to the kernel and to resolvers (RFC 6724).
+
+All of it is done through short-lived netlink sockets; call from a thread without a running event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+
+from pyroute2 import IPRoute
+
+from .host import Host
+
+Interface = IPv4Interface | IPv6Interface
+Address = IPv4Address | IPv6Address
+
+LAN_GATEWAYS: tuple[Interface, ...] = (IPv4Interface("10.77.0.1/24"), IPv6Interface("2001:db8:77::1/64"))
+WAN_GATEWAYS: tuple[Interface, ...] = (IPv4Interface("203.0.113.1/24"), IPv6Interface("2001:db8:cd::1/64"))
+BRIDGE = "lan0"
+UPLINK = "eth0"  # the one interface a host has
+IFA_F_NODAD = 0x02
+
+
+def on_the_lan(number: int) -> tuple[Interface, ...]:
+    """The addresses of the LAN host with this number (2 to 254)."""
+    return IPv4Interface(f"10.77.0.{number}/24"), IPv6Interface(f"2001:db8:77::{number}/64")
+
+
+def on_the_internet(number: int) -> tuple[Interface, ...]:
+    return IPv4Interface(f"203.0.113.{number}/24"), IPv6Interface(f"2001:db8:cd::{number}/64")
+
+
+class Network:
+    """The switch and what is plugged into it."""
+
+    def __init__(self, switch: Host):
+        self._switch = switch
+        for knob in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            switch.path(f"/proc/sys/net/{knob}").write_text("1")
+        with _netlink(switch) as wire:
+            _up(wire, "lo")
+            wire.link("add", ifname=BRIDGE, kind="bridge", br_forward_delay=0, br_stp_state=0)
+            _address(wire, BRIDGE, LAN_GATEWAYS)
+            _up(wire, BRIDGE)
+
+    def plug_into_lan(self, host: Host, interfaces: Sequence[Interface]) -> None:
+        """Join a host to the bridge, with these addresses and the switch as default router."""
+        self._plug(host, host.name, interfaces, LAN_GATEWAYS)
+        with _netlink(self._switch) as wire:
+            wire.link("set", index=_index(wire, host.name), master=_index(wire, BRIDGE), state="up")
+
+    def plug_into_wan(self, host: Host, interfaces: Sequence[Interface]) -> None:
+        """Put a host on the far side of the router; one host can hold many addresses there."""
+        self._plug(host, "wan0", interfaces, WAN_GATEWAYS)
+        with _netlink(self._switch) as wire:
+            _address(wire, "wan0", WAN_GATEWAYS)
+            _up(wire, "wan0")
+
+    def _plug(
+        self, host: Host, port: str, interfaces: Sequence[Interface], gateways: Sequence[Interface]
+    ) -> None:
+        with _netlink(self._switch) as wire:
+            peer = {"ifname": UPLINK, "net_ns_pid": host.init_pid}
+            wire.link("add", ifname=port, kind="veth", peer=peer)
+        with _netlink(host) as wire:
+            _up(wire, "lo")
+            _address(wire, UPLINK, interfaces)
+            _up(wire, UPLINK)
+        host.interfaces = tuple(interfaces)
+        self._default_routes = getattr(self, "_default_routes", {}) | {host.name: tuple(gateways)}
+        self.restore_default_route(host)
+
+    def unplug(self, host: Host) -> None:
+        """Take the host's cable out: its interface loses its carrier, packets to it find nobody."""
+        self._set_port(host, "down")
+
+    def plug_back(self, host: Host) -> None:
+        """Undo `unplug`, and wait for the carrier."""
+        self._set_port(host, "up")
+        self.restore_default_route(host)
+
+    def remove_default_route(self, host: Host) -> None:
+        with _netlink(host) as wire:
+            for gateway in self._default_routes[host.name]:
+                wire.route("del", dst="default", gateway=str(gateway.ip))
+
+    def restore_default_route(self, host: Host) -> None:
+        with _netlink(host) as wire:
+            for gateway in self._default_routes[host.name]:
+                wire.route("replace", dst="default", gateway=str(gateway.ip))
+
+    def _set_port(self, host: Host, state: str) -> None:
+        with _netlink(self._switch) as wire:
+            port = host.name if wire.link_lookup(ifname=host.name) else "wan0"
+            wire.link("set", index=_index(wire, port), state=state)
+
+
+def _netlink(host: Host) -> IPRoute:
+    return IPRoute(netns=f"/proc/{host.init_pid}/ns/net")
+
+
+def _index(wire: IPRoute, ifname: str) -> int:
+    (index,) = wire.link_lookup(ifname=ifname)
+    return int(index)
+
+
+def _up(wire: IPRoute, ifname: str) -> None:
+    wire.link("set", index=_index(wire, ifname), state="up")
+
+
+def _address(wire: IPRoute, ifname: str, interfaces: Sequence[Interface]) -> None:
+    index = _index(wire, ifname)
+    for interface in interfaces:
+        flags = {"flags": IFA_F_NODAD} if interface.version == 6 else {}
+        wire.addr(
+            "add", index=index, address=str(interface.ip), prefixlen=interface.network.prefixlen, **flags
+        )

@@ -1,0 +1,96 @@
+"""A node: a host with a trust store of its own, on which clients pull and the agent runs."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+
+from .agent import TIDEGATE, Agent
+from .client import CLIENTS, Pull, Pulling, start_pull
+from .host import Host
+from .network import Address
+from .process import Completed
+from .registry import User
+
+LOCAL_ANCHORS = "/usr/local/share/ca-certificates"
+INTERNET_ANCHOR = f"{LOCAL_ANCHORS}/lab-internet-ca.crt"
+
+
+class Node(Host):
+    """A plain Debian node: it trusts the lab's internet and nothing else, and asks the lab's resolver."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.agents: list[Agent] = []
+
+    def furnish(self, *, resolvers: Sequence[Address], anchor: bytes) -> None:
+        """Give the node its own identity, resolvers, trust store and container configuration."""
+        self.write("/etc/machine-id", f"{uuid.uuid4().hex}\n")
+        self.write("/etc/hostname", f"{self.name}\n")
+        self.write("/etc/hosts", f"127.0.0.1 localhost {self.name}\n::1 localhost\n")
+        self.write("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n")
+        self.use_resolvers(resolvers)
+        self.write("/etc/containers/policy.json", '{"default": [{"type": "insecureAcceptAnything"}]}\n')
+        self.write("/etc/containers/registries.conf", "")
+        for folder in (LOCAL_ANCHORS, "/etc/ca-certificates/update.d", "/etc/ssl/certs"):
+            for leftover in self.path(folder).glob("*"):
+                if not leftover.is_dir() or leftover.is_symlink():
+                    leftover.unlink()
+        self.write("/etc/ca-certificates.conf", "")  # none of Mozilla's: they would only cost time
+        self.write(INTERNET_ANCHOR, anchor)
+        self.run(["update-ca-certificates"]).or_raise()
+
+    def use_resolvers(self, resolvers: Sequence[Address]) -> None:
+        self.write("/etc/resolv.conf", "".join(f"nameserver {address}\n" for address in resolvers))
+
+    # Clients
+
+    def pull(
+        self,
+        client: str,
+        reference: str,
+        *,
+        login: User | None = None,
+        storage: str = "",
+        env: Mapping[str, str] = {},
+        timeout_s: float = 90,
+    ) -> Pull:
+        """Pull with one of `CLIENTS` and wait for the end, good or bad.
+
+        `login` is what the user logged in as, `storage` names a storage that is kept (fresh otherwise).
+        """
+        return self.start_pull(client, reference, login=login, storage=storage, env=env).wait(timeout_s)
+
+    def start_pull(
+        self,
+        client: str,
+        reference: str,
+        *,
+        login: User | None = None,
+        storage: str = "",
+        env: Mapping[str, str] = {},
+    ) -> Pulling:
+        """Start a pull and let it run: for kills in the middle, and several at once."""
+        return start_pull(self, CLIENTS[client], reference, login=login, storage=storage, env=env)
+
+    def dig(self, *arguments: str) -> Completed:
+        """`dig` with the node's resolver; one try of 2 s unless told otherwise."""
+        return self.run(["dig", "+tries=1", "+time=2", *arguments])
+
+    # The agent
+
+    def start_agent(
+        self,
+        config: str = "",
+        *,
+        env: Mapping[str, str] = {},
+        args: Sequence[str] = (),
+    ) -> Agent:
+        """Start `tidegate agent` with this configuration file and return at once."""
+        agent = Agent(self, config, env=env, args=args)
+        self.agents.append(agent)
+        return agent
+
+    def tidegate(self, *arguments: str, timeout_s: float = 30) -> Completed:
+        """Run the command line: `node.tidegate("trust", "install").or_raise()`."""
+        return self.run([TIDEGATE, *arguments], timeout_s=timeout_s)

@@ -1,0 +1,34 @@
+"""What the lab needs of the machine, and the reason to skip when something is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+
+# Program -> the Debian package that has it.
+PROGRAMS = {
+    "unshare": "util-linux",
+    "setpriv": "util-linux",
+    "nft": "nftables",
+    "dnsmasq": "dnsmasq-base",
+    "docker-registry": "docker-registry",
+    "skopeo": "skopeo",
+    "podman": "podman",
+    "buildah": "buildah",
+    "busybox": "busybox-static",
+    "update-ca-certificates": "ca-certificates",
+    "curl": "curl",
+    "dig": "dnsutils",
+}
+
+
+def missing() -> str:
+    """Why the lab cannot run here, or an empty string."""
+    if sys.platform != "linux":
+        return "the lab needs Linux"
+    if os.geteuid() != 0:
+        return "the lab needs root (network and mount namespaces); run: sudo script/test"
+    search = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    packages = sorted({package for name, package in PROGRAMS.items() if not shutil.which(name, path=search)})
+    return f"the lab needs Debian packages; run: apt install {' '.join(packages)}" if packages else ""
