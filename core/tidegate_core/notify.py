@@ -50,9 +50,12 @@ class Notifier:
         return self._send(MAINPID=str(pid))
 
     def _send(self, **lines: str) -> bool:
+        return self.send("\n".join(f"{name}={' '.join(text.splitlines())}" for name, text in lines.items() if text))
+
+    def send(self, message: str) -> bool:
+        """One datagram of `NAME=value` lines, as they stand."""
         if self.address is None:
             return False
-        message = "\n".join(f"{name}={' '.join(text.splitlines())}" for name, text in lines.items() if text)
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
                 sender.settimeout(1)

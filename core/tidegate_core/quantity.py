@@ -15,7 +15,7 @@ _SIZE_UNITS = {
     "PiB": 2**50, "PB": 10**15, "TiB": 2**40, "TB": 10**12, "GiB": 2**30, "GB": 10**9,
     "MiB": 2**20, "MB": 10**6, "KiB": 2**10, "kB": 10**3, "KB": 10**3, "B": 1, "": 1,
 }  # fmt: skip
-_SIZE = re.compile(r"([0-9]{1,18})([A-Za-z]*)", re.ASCII)
+_SIZE = re.compile(r"([0-9]{1,20})([A-Za-z]*)", re.ASCII)
 
 _MICROSECONDS = {
     "d": 86_400_000_000,

@@ -101,7 +101,7 @@ def read_toml(file: Path) -> _Table:
 
 
 def show_settings(value: object) -> str:
-    """A settings value as TOML that reads back as the same value; keys that are not set are left out."""
+    """A settings value as TOML that reads back as the same value; keys without a value are left out."""
     return "\n".join(_shown_table(value, "")).strip() + "\n"
 
 
@@ -268,9 +268,7 @@ def _read(hint: Any, node: _Node, path: tuple[str, ...], origin: str) -> object:
             return form.read(node.value)
         value = _typed(hint, str(node.value)) if node.is_text else node.value
         return msgspec.convert(value, hint, strict=True)
-    except (
-        ValueError
-    ) as error:  # msgspec.ValidationError is one; its wording is about types, ours about forms
+    except ValueError as error:  # msgspec's ValidationError is one; it speaks of types, we of accepted forms
         raise _wrong(path, node, _accepted(hint), reason=str(error) if form else "") from error
 
 
@@ -345,7 +343,7 @@ def _shown(hint: Any, value: object) -> object:
 
 def _shown_table(value: object, path: str) -> Iterator[str]:
     hints = {name: _plain(hint) for name, hint in _hints(type(value)).items()}
-    present = {name: getattr(value, name) for name in hints if getattr(value, name) is not None}
+    present = {name: getattr(value, name) for name in hints if getattr(value, name) not in (None, ())}
     for name, inner in present.items():
         if _table_of(hints[name]) is None:
             # TOML writes strings, integers, booleans and arrays of these as JSON does, but for DEL.
