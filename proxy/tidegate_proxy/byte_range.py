@@ -79,8 +79,6 @@ class Suffix:
 
     def resolve(self, size_bytes: int) -> Extent | Unsatisfiable:
         """The bytes meant in a representation of that size; the whole when it is shorter than the suffix."""
-        if self.length == 0:
-            return Unsatisfiable(size_bytes)
         return _within(size_bytes, max(0, size_bytes - self.length), size_bytes - 1)
 
     def __str__(self) -> str:

@@ -114,8 +114,8 @@ class RequestRefused(TidegateError):
 _READS = frozenset({"GET", "HEAD"})
 _WRITES = frozenset({"PUT", "POST", "PATCH", "DELETE"})
 
-# Greedy, because a repository may itself be called `a/manifests`: the last keyword counts. The name is
-# optional and trailing slashes belong to the last part, so that the grammar meets, and refuses, both.
+# Read from the end, because a repository may itself be called `a/manifests`. The name is optional and
+# trailing slashes belong to the last part, so that the grammar meets, and refuses, both.
 _UPLOAD = re.compile(r"/v2/(?:(?P<name>.*)/)?blobs/uploads(?:/(?P<session>.*))?", re.DOTALL)
 _ENDPOINT = re.compile(
     r"/v2/(?:(?P<name>.*)/)?"

@@ -56,6 +56,7 @@ def test_a_client_that_states_no_preference_takes_everything(values: list[str]) 
         ([f'text/x;a="b, {INDEX}"'], INDEX, 0),
         ([f'text/x;a="unclosed, {INDEX}'], INDEX, 0),
         ([f"{INDEX};q=0.5", INDEX], INDEX, 1000),
+        ([f"{INDEX};q=2", MANIFEST], INDEX, 0),
         ([f"{INDEX} ; Q=0.25"], INDEX, 250),
     ],
 )

@@ -133,6 +133,7 @@ def test_another_media_type_references_nothing(media_type: str) -> None:
         (manifest(layers=[described("l") | {"size": "1"}]), MANIFEST),
         (manifest(layers=[described("l") | {"size": 1.5}]), MANIFEST),
         (manifest(layers=[described("l") | {"mediaType": "a/b\r\nSet-Cookie: x"}]), MANIFEST),
+        (manifest(layers=[described("l") | {"mediaType": "a/b\rX: y"}]), MANIFEST),
         (manifest(layers=[described("l") | {"mediaType": ""}]), MANIFEST),
         (manifest(subject="sha256:x"), MANIFEST),
         (manifest() + b"{}", MANIFEST),

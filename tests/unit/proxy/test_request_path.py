@@ -246,7 +246,7 @@ def test_a_hostile_tag_is_refused_as_an_invalid_manifest(method: str, tag: str) 
         "sha256:" + "A" * 64,
         "sha256:" + "a" * 64 + "/",
         "sha256:" + "a" * 64 + "%00",
-        "sha256%3A" + "a" * 60 + "%61",
+        "sha256%3A" + "a" * 63 + "%61",
         "sha256%253A" + "a" * 64 + ":",
         "sha256:..",
         "sha256:%2e%2e%2f",
