@@ -17,7 +17,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -63,7 +63,7 @@ def supervise(
     backoff_max_s: float = 5.0,
     crashes: int = 5,
     crash_window_s: float = 60.0,
-    notify: Callable[[str], None] = lambda _: None,
+    notify: Callable[[str], object] = lambda _: None,
     tell: Callable[[str], None] = say,
 ) -> int:
     """Run the agent in a child process until it ends for good; returns its exit code, after `cleanup`.
@@ -72,11 +72,10 @@ def supervise(
     that ends before it was ever ready refused to start: its exit code (128 + N for a signal) is passed on and
     nothing is tried again. After `crashes` ends within `crash_window_s` it gives up and returns 1.
     """
+    pace = _Pace(lease_s, start_s, stop_s, backoff_s, backoff_max_s, crashes, crash_window_s)
     with _Signals() as signals:
         try:
-            return _Supervisor(
-                run, signals, lease_s, start_s, stop_s, backoff_s, backoff_max_s, cleanup, notify, tell
-            ).until_the_end(crashes, crash_window_s)
+            return _Supervisor(run, signals, pace, cleanup, notify, tell).until_the_end()
         finally:
             try:
                 cleanup()
@@ -114,27 +113,31 @@ class _Signals:
             return b""
 
 
+class _Pace(NamedTuple):
+    """Times in seconds, and how many ends are too many; a tuple, because dataclasses cost a MiB to import."""
+
+    lease: float
+    start: float
+    stop: float
+    backoff: float
+    backoff_max: float
+    crashes: int
+    crash_window: float
+
+
 class _Supervisor:
     def __init__(
         self,
         run: Callable[[Heartbeat], int],
         signals: _Signals,
-        lease_s: float,
-        start_s: float,
-        stop_s: float,
-        backoff_s: float,
-        backoff_max_s: float,
+        pace: _Pace,
         cleanup: Callable[[], None],
-        notify: Callable[[str], None],
+        notify: Callable[[str], object],
         tell: Callable[[str], None],
     ) -> None:
         self._run = run
         self._signals = signals
-        self._lease_s = lease_s
-        self._start_s = start_s
-        self._stop_s = stop_s
-        self._backoff_s = backoff_s
-        self._backoff_max_s = backoff_max_s
+        self._pace = pace
         self._cleanup = cleanup
         self._notify = notify
         self._tell = tell
@@ -142,10 +145,11 @@ class _Supervisor:
         self._ever_ready = False
         self._stop_by: float | None = None
 
-    def until_the_end(self, crashes: int, window_s: float) -> int:
+    def until_the_end(self) -> int:
         """Start the agent again and again; returns the exit code of the end."""
-        ends: deque[float] = deque(maxlen=crashes)
-        wait_s = self._backoff_s
+        pace = self._pace
+        ends: deque[float] = deque(maxlen=pace.crashes)
+        wait_s = pace.backoff
         while True:
             started = time.monotonic()
             code = self._one_life()
@@ -153,15 +157,15 @@ class _Supervisor:
             if self._stop_by is not None or code == 0 or not self._ever_ready:
                 return code if code >= 0 else 128 - code
             ends.append(now)
-            if len(ends) == crashes and now - ends[0] <= window_s:
-                self._tell(f"the agent ended {crashes} times in {now - ends[0]:.0f} s: giving up")
+            if len(ends) == pace.crashes and now - ends[0] <= pace.crash_window:
+                self._tell(f"the agent ended {pace.crashes} times in {now - ends[0]:.0f} s: giving up")
                 return 1
-            if now - started > window_s:
-                wait_s = self._backoff_s
+            if now - started > pace.crash_window:
+                wait_s = pace.backoff
             self._tell(f"the agent ended ({_words(code)}): starting it again in {wait_s:.1f} s")
             if self._pause(wait_s):
                 return 0
-            wait_s = min(wait_s * 2, self._backoff_max_s)
+            wait_s = min(wait_s * 2, pace.backoff_max)
 
     def _one_life(self) -> int:
         """Fork the agent and watch it to its end; its exit code, or minus the signal that ended it."""
@@ -189,8 +193,9 @@ class _Supervisor:
         poll = select.poll()
         poll.register(beats, select.POLLIN)
         poll.register(self._signals.descriptor, select.POLLIN)
-        tick_s = self._lease_s / 4
-        silent_s, allowed_s = 0.0, self._start_s
+        lease_s = self._pace.lease
+        tick_s = lease_s / 4
+        silent_s, allowed_s = 0.0, self._pace.start
         looked = time.monotonic()
         while True:
             wait_s = min(tick_s, allowed_s - silent_s)
@@ -198,13 +203,13 @@ class _Supervisor:
             now = time.monotonic()
             # A gap of our own (stopped, starved, frozen with the agent) says nothing about the agent: it then
             # has a whole lease again to prove that it lives.
-            silent_s = 0.0 if now - looked > self._lease_s / 2 + tick_s else silent_s + (now - looked)
+            silent_s = 0.0 if now - looked > lease_s / 2 + tick_s else silent_s + (now - looked)
             looked = now
             heard = _drain(beats)
             if heard is None:
                 poll.unregister(beats)  # the agent closed it: it is ending, or its end is near
             elif heard:
-                silent_s, allowed_s = 0.0, self._lease_s
+                silent_s, allowed_s = 0.0, lease_s
                 if _READY in heard and not self._ever_ready:
                     self._ever_ready = True
                     self._notify("READY=1")
@@ -217,7 +222,7 @@ class _Supervisor:
                 self._tell(f"no heartbeat from process {self._child} for {silent_s:.1f} s: killing it")
                 return self._kill()
             if self._stop_by is not None and now > self._stop_by:
-                self._tell(f"process {self._child} did not end within {self._stop_s:.0f} s: killing it")
+                self._tell(f"process {self._child} did not end within {self._pace.stop:.0f} s: killing it")
                 return self._kill()
 
     def _kill(self) -> int:
@@ -229,7 +234,7 @@ class _Supervisor:
         """Pass signals on to the agent; true when one of them asks for the end."""
         for number in arrived:
             if number in _STOPPING and self._stop_by is None:
-                self._stop_by = time.monotonic() + self._stop_s
+                self._stop_by = time.monotonic() + self._pace.stop
                 self._notify("STOPPING=1")
             if number in _FORWARDED and self._child:
                 os.kill(self._child, number)

@@ -33,6 +33,7 @@ from tidegate_agent.steering.exemption import DEFAULT_MARK, Exemption
 from tidegate_agent.steering.keeper import connections, remove_keeper
 from tidegate_agent.steering.netlink import Message, NetlinkError, NftSocket, attributes, pid_of_port
 from tidegate_agent.steering.ruleset import (
+    KEEPER,
     MAX_ENDPOINTS,
     TABLE,
     Plan,
@@ -69,6 +70,7 @@ class NftSteering:
         self._opened = False
         self._withdrawn = False
         self._active = False
+        self._keeper_seen = clock()
         self._expiry: dict[Endpoint, float] = {}
         self._prune_at = 1024
 
@@ -112,6 +114,7 @@ class NftSteering:
         """Extend the lease while active; raises SteeringFailed."""
         if self._active:
             self._commit(lease(self._lease_s))
+            self._keep_keeper()
 
     def suspend(self) -> None:
         """Give the lease up; raises SteeringFailed (the lease then ends by itself)."""
@@ -205,6 +208,17 @@ class NftSteering:
             self._nft.commit(messages)
         except OSError as error:
             raise SteeringFailed(f"the kernel refused {error}") from error
+
+    def _keep_keeper(self) -> None:
+        """Put the keeper back, once a lease, when somebody's `nft flush ruleset` took it along."""
+        now = self._clock()
+        if self._nft is None or now < self._keeper_seen + self._lease_s:
+            return
+        self._keeper_seen = now
+        try:
+            self._nft.request(get_table(KEEPER))
+        except OSError:
+            self._commit(new_table(keeper_table()))
 
     def _may_be_steered(self, address: IPAddress) -> bool:
         if self._routes is None:

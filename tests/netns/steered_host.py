@@ -1,0 +1,133 @@
+"""A tiny agent for the steering tests: real rules, and servers that say who answered.
+
+Runs inside a network namespace and takes one JSON command a line on standard input:
+`{"do": "add", "with": [...]}`; each is answered by one line, `{"ok": ...}` or `{"refused": "..."}`.
+Redirected connections get one line naming their original destination, then a dot every 10 ms.
+"""
+
+import asyncio
+import contextlib
+import json
+import socket
+import sys
+import time
+from ipaddress import ip_address
+from typing import Any
+
+from tidegate_agent.steering import ByMark, ByUid, NftSteering
+from tidegate_core.errors import TidegateError
+from tidegate_proxy.endpoint import Endpoint
+
+
+class Echo(asyncio.DatagramProtocol):
+    """Answers each query with itself after `agent:`."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self.transport.sendto(b"agent:" + data, addr)
+
+
+class Host:
+    """The steering under test and what it redirects to."""
+
+    def __init__(self, *, port: int, lease_s: float, exemption: ByMark | ByUid) -> None:
+        self.port = port
+        self.lease_s = lease_s
+        self.steering = NftSteering(port=port, lease_s=lease_s, exemption=exemption)
+        self.renewing = True
+
+    async def listen(self) -> None:
+        # Before open(): the netlink descriptor is then the highest and goes first when the process dies. That
+        # is the order which leaves connections in flight hanging unless the keeper table stands.
+        for address in ("127.0.0.1", "::1"):
+            await asyncio.start_server(self.greet, address, self.port)
+
+    async def greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        original = self.steering.original_dst(writer.get_extra_info("socket"))
+        with contextlib.suppress(ConnectionError):
+            writer.write(f"agent {original}\n".encode())
+            while not writer.is_closing():
+                await asyncio.sleep(0.01)
+                writer.write(b".")
+                await writer.drain()
+
+    async def renew(self) -> None:
+        while True:
+            if self.renewing:
+                self.steering.renew()
+            await asyncio.sleep(self.lease_s / 4)
+
+    async def responder(self, resolvers: list[str]) -> None:
+        loop = asyncio.get_running_loop()
+        udp = {}
+        for resolver in resolvers:
+            local = "127.0.0.1" if ip_address(resolver).version == 4 else "::1"
+            transport, _ = await loop.create_datagram_endpoint(Echo, local_addr=(local, 0))
+            udp[ip_address(resolver)] = transport.get_extra_info("sockname")[1]
+        tcp = await asyncio.start_server(self.greet, "127.0.0.1", 0)
+        tcp_port = tcp.sockets[0].getsockname()[1]
+        await asyncio.start_server(self.greet, "::1", tcp_port)
+        self.steering.steer_dns(udp, tcp_port)
+
+    async def obey(self, do: str, given: Any) -> Any:
+        steering = self.steering
+        match do:
+            case "add":
+                steering.add([(Endpoint.of(address, port), ttl_s) for address, port, ttl_s in given])
+            case "remove":
+                steering.remove([Endpoint.of(address, port) for address, port in given])
+            case "steer_dns":
+                await self.responder(given)
+            case "renewing":
+                self.renewing = given
+            case "addresses":
+                return steering.addresses()
+            case "connect_exempt":
+                return await asyncio.to_thread(self.connect_exempt, *given)
+            case "dry_run":
+                return steering.dry_run()
+            case "block_the_loop":
+                time.sleep(given)
+            case "open" | "activate" | "suspend" | "withdraw" | "close":
+                getattr(steering, do)()
+            case _:
+                raise TidegateError(f"no such command: {do}")
+        return None
+
+    def connect_exempt(self, address: str, port: int) -> str:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
+            self.steering.exempt(sock)
+            sock.settimeout(2)
+            sock.connect((address, port))
+            return sock.makefile().readline().strip()
+
+
+async def main(port: int, lease_s: float, exemption: ByMark | ByUid) -> None:
+    host = Host(port=port, lease_s=lease_s, exemption=exemption)
+    await host.listen()
+    renewal = asyncio.create_task(host.renew())
+    commands = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(commands), sys.stdin
+    )
+    while line := await commands.readline():
+        command = json.loads(line)
+        try:
+            answer = {"ok": await host.obey(command["do"], command["with"])}
+        except TidegateError as error:
+            answer = {"refused": str(error)}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+    renewal.cancel()
+
+
+if __name__ == "__main__":
+    asyncio.run(
+        main(
+            int(sys.argv[1]),
+            float(sys.argv[2]),
+            ByMark.parse(sys.argv[3]) if "/" in sys.argv[3] else ByUid(uid=int(sys.argv[3])),
+        )
+    )
