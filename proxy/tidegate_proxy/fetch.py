@@ -100,8 +100,15 @@ class Fetches:
             filling.run(store=len(self._tasks) < self._limits.fetches, ended=ended), name=f"fetch {digest}"
         )
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
         return filling
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A bug: its readers were released, and the loop is told now, not when the task is collected.
+            context = {"message": f"{task.get_name()} failed", "exception": error, "task": task}
+            task.get_loop().call_exception_handler(context)
 
 
 def _unobserved(end: FetchEnded) -> None:

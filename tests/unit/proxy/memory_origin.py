@@ -1,0 +1,79 @@
+"""A blob's origin in memory: a small working one that can be told to misbehave as real ones do."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from tidegate_proxy.origin import OriginBroken, OriginRefused
+
+TRUTH = -1  # the size told is the size there is
+
+
+@dataclass(kw_only=True, eq=False)
+class MemoryOrigin:
+    """Serves `content`; everything else is what goes wrong, and what is remembered of it."""
+
+    content: bytes
+    size_told: int | None = TRUTH
+    ignores_range: bool = False
+    cuts: list[int] = field(default_factory=list)  # positions where the body breaks, each once
+    always_cut_at: int | None = None
+    refusals: list[Exception] = field(default_factory=list)  # raised by the first reads, in this order
+    chunk_bytes: int = 16 * 1024
+    pause_at: int | None = None  # no byte from this position on leaves before `resume` is set
+    pauses_once: bool = False
+    resume: asyncio.Event = field(default_factory=asyncio.Event)
+    reads: list[int] = field(default_factory=list)
+    sent_bytes: int = 0
+    open_bodies: int = 0
+
+    async def read(self, first: int) -> "MemoryBody":
+        self.reads.append(first)
+        await asyncio.sleep(0)
+        if self.refusals:
+            raise self.refusals.pop(0)
+        if first >= len(self.content) and first > 0 and not self.ignores_range:
+            raise OriginRefused(416)
+        size = len(self.content) if self.size_told == TRUTH else self.size_told
+        self.open_bodies += 1
+        return MemoryBody(origin=self, first=0 if self.ignores_range else first, size_bytes=size)
+
+
+@dataclass(kw_only=True, eq=False)
+class MemoryBody:
+    """One answer of a MemoryOrigin."""
+
+    origin: MemoryOrigin
+    first: int
+    size_bytes: int | None
+    media_type: str | None = "application/octet-stream"
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        origin, position = self.origin, self.first
+        while position < len(origin.content):
+            end = min(position + origin.chunk_bytes, len(origin.content))
+            cut = next((each for each in origin.cuts if position <= each < end), origin.always_cut_at)
+            if cut is not None and position <= cut < end:
+                end = cut
+            if origin.pause_at is not None and position <= origin.pause_at < end:
+                end = origin.pause_at
+                if end == position:
+                    if origin.pauses_once:
+                        origin.pause_at = None
+                    await origin.resume.wait()
+                    origin.pause_at = None
+                    continue
+            if end > position:
+                origin.sent_bytes += end - position
+                yield origin.content[position:end]
+                position = end
+            if cut is not None and position == cut:
+                if cut in origin.cuts:
+                    origin.cuts.remove(cut)
+                raise OriginBroken(f"cut at {cut}")
+        if position in origin.cuts:
+            origin.cuts.remove(position)
+            raise OriginBroken("cut after the last byte")
+
+    async def close(self) -> None:
+        self.origin.open_bodies -= 1
