@@ -8,8 +8,8 @@ This module does not know If-Range and does not build multipart/byteranges.
 import re
 from dataclasses import dataclass
 
-_RANGE = re.compile(r"bytes=[ \t]*(?:([0-9]+)-([0-9]*)|-([0-9]+))[ \t]*", re.IGNORECASE)
-_CONTENT_RANGE = re.compile(r"bytes[ \t]+([0-9]+)-([0-9]+)/([0-9]+|\*)", re.IGNORECASE)
+_RANGE = re.compile(r"bytes=[ \t]*(?:([0-9]+)-([0-9]*)|-([0-9]+))[ \t]*", re.IGNORECASE | re.ASCII)
+_CONTENT_RANGE = re.compile(r"bytes[ \t]+([0-9]+)-([0-9]+)/([0-9]+|\*)", re.IGNORECASE | re.ASCII)
 # Larger than any file. Longer numbers mean the same, and int() refuses those of thousands of digits.
 _BEYOND_ANY_SIZE = 10**18
 

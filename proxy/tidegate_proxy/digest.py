@@ -12,11 +12,18 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Protocol, Self
 
 from tidegate_core.errors import TidegateError
 
-Hasher = Any  # hashlib's hash objects have a type only in the stubs, under a private name
+
+class Hasher(Protocol):
+    """hashlib's hash objects, whose own type has no public name."""
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> None: ...
+    def hexdigest(self) -> str: ...
+    def copy(self) -> Self: ...
+
 
 _ALGORITHMS: dict[str, tuple[int, Callable[[bytes], Hasher]]] = {
     "sha256": (64, hashlib.sha256),

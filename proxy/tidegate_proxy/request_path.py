@@ -4,10 +4,10 @@
 know become the variants of `Read`; pushes become `Upload` or `Write`; `Other` is everything else,
 and is passed through untouched. Two equal values ask for the same thing.
 
-Names are matched undecoded, so percent-encoding never hides a slash or a dot in one: the grammar has no `%`.
-The one exception is a digest's colon, which some clients write as %3A. Under /v2/ a malformed
-name, a dot segment, a control character or an encoded slash is refused with the code that the specification
-has for it. Paths outside /v2/ (token services, signed upload locations) are not judged.
+Names are matched undecoded, so percent-encoding never hides a slash or a dot in one: the grammar has
+no `%`. The one exception is a digest's colon, which some clients write as %3A. Under /v2/ malformed names
+and digests, dot segments, control characters and encoded slashes are refused with the specification's
+code. Paths outside /v2/ (token services, signed upload locations) are not judged.
 
 This module does not know hosts, headers or `?ns=`, and does not decide what may be cached.
 """
@@ -114,8 +114,9 @@ class RequestRefused(TidegateError):
 _READS = frozenset({"GET", "HEAD"})
 _WRITES = frozenset({"PUT", "POST", "PATCH", "DELETE"})
 
-# Read from the end, because a repository may itself be called `a/manifests`. The name is optional and
-# trailing slashes belong to the last part, so that the grammar meets, and refuses, both.
+# Read from the end, because a repository may itself be called `a/manifests`; only below `blobs/uploads`
+# everything is the registry's own. The name is optional and trailing slashes belong to the last part, so
+# that the grammar meets, and refuses, both.
 _UPLOAD = re.compile(r"/v2/(?:(?P<name>.*)/)?blobs/uploads(?:/(?P<session>.*))?", re.DOTALL)
 _ENDPOINT = re.compile(
     r"/v2/(?:(?P<name>.*)/)?"
@@ -125,7 +126,7 @@ _ENDPOINT = re.compile(
 _ENCODED_COLON = re.compile(r"%3a", re.IGNORECASE)
 
 # In what is passed through under /v2/: what another reader may resolve to a path that we did not see.
-_NOT_A_PATH = re.compile(r"[^\x21-\x7e]|\\|%(?:[01][0-9a-f]|7f|5c)", re.IGNORECASE)
+_NOT_A_PATH = re.compile(r"[^\x21-\x7e]|[\\?#]|%(?:[01][0-9a-f]|7f|5c)", re.IGNORECASE)
 _DOT_SEGMENT = re.compile(r"(?:^|/|%2f)(?:\.|%2e){1,2}(?:/|%2f|$)", re.IGNORECASE)
 _HIDDEN_SEGMENT = re.compile(r"//|%2f", re.IGNORECASE)
 

@@ -99,6 +99,7 @@ def test_a_single_byte_range_is_read(header: str, asked: RangeRequest) -> None:
         "bytes=0-1\n",
         "bytes 0-1",
         "items=0-1",
+        "byteſ=0-1",
     ],
 )
 def test_any_other_range_is_ignored(header: str | None) -> None:

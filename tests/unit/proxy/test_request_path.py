@@ -287,6 +287,8 @@ def test_a_hostile_upload_session_is_refused(session: str) -> None:
         "/v2/_catalog\0",
         "/v2/_catalog%0a",
         "/v2/a\\b",
+        "/v2/_catalog#x",
+        "/v2/_catalog?x",
         "/v2/a/tags/list/",
         "/v2/ä",
     ],
