@@ -196,5 +196,12 @@ class Lab:
         found: dict[str, str] = {}
         for host in (*self.hosts, *self.nodes):
             found |= {f"{host.name}/{name}": text for name, text in host.logs().items()}
-        found["internet/front.jsonl"] = self.internet.path(LOG).read_text()
+        exchanges = sorted(
+            (request.at, request) for registry in (self.registry, self.quay) for request in registry.requests
+        )
+        found["internet/requests"] = "\n".join(
+            f"{at:.3f} {request.peer[0]} {request.method} {request.host}{request.path} {request.authorization or '-'}"
+            f" -> {request.status} {request.sent_bytes} bytes"
+            for at, request in exchanges
+        )
         return found

@@ -44,8 +44,9 @@ class Network:
 
     def __init__(self, switch: Host):
         self._switch = switch
-        for knob in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
-            switch.path(f"/proc/sys/net/{knob}").write_text("1")
+        # Never through `Host.path`: /proc/sys/net is that of whoever opens it, so from here the machine's own.
+        route = "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"
+        switch.run(["sh", "-ec", route]).or_raise()
         with _netlink(switch) as wire:
             _up(wire, "lo")
             wire.link("add", ifname=BRIDGE, kind="bridge", br_forward_delay=0, br_stp_state=0)
