@@ -40,6 +40,7 @@ class IndexFile:
         self._path = path
         self._say = say
         self._said: set[str] = set()
+        self._seen: os.stat_result | None = None
         self._connection = self._open()
 
     def select(self, sql: str, parameters: Row) -> list[Row]:
@@ -49,6 +50,7 @@ class IndexFile:
     def write(self, sql: str, rows: Iterable[Row]) -> None:
         """One transaction: the statement once per row."""
         many = list(rows)
+        self._follow()
 
         def transaction(connection: sqlite3.Connection) -> None:
             with connection:
@@ -61,6 +63,22 @@ class IndexFile:
         """Check the log in and close."""
         with suppress(sqlite3.Error):
             self._connection.close()
+
+    def _follow(self) -> None:
+        """Begin anew when the file was removed or cut under us, which SQLite does not notice in WAL mode."""
+        if self._seen is None:
+            return  # in memory
+        try:
+            now = self._path.stat()
+        except OSError:
+            now = None
+        if now is not None and os.path.samestat(now, self._seen) and now.st_size >= self._seen.st_size:
+            self._seen = now
+            return
+        self.close()
+        if now is not None:
+            self._move_aside("it was replaced or cut short")
+        self._connection = self._open()
 
     def _attempt(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         """Do the work; once more on another connection when this one proves unusable."""
@@ -93,21 +111,18 @@ class IndexFile:
     def _open(self) -> sqlite3.Connection:
         for _ in range(2):
             try:
-                return _connect(self._path)
+                connection = _connect(self._path)
+                self._seen = self._path.stat()
+                return connection
             except _Damaged as error:
                 self._move_aside(str(error))
-            except sqlite3.DatabaseError as error:
-                if not _is_damage(error):
-                    self._say_once(
-                        f"the index {self._path} cannot be used: {error}; kept in memory until restart"
-                    )
+            except (sqlite3.DatabaseError, OSError) as error:
+                if isinstance(error, OSError) or not _is_damage(error):
+                    unusable = f"the index {self._path} cannot be used: {error}"
+                    self._say_once(f"{unusable}; it is kept in memory until the next start")
                     break
                 self._move_aside(str(error))
-            except OSError as error:
-                self._say_once(
-                    f"the index {self._path} cannot be used: {error}; kept in memory until restart"
-                )
-                break
+        self._seen = None
         return _connect(None)
 
     def _move_aside(self, cause: str) -> None:
@@ -134,13 +149,14 @@ def _connect(path: Path | None) -> sqlite3.Connection:
         path or ":memory:", isolation_level=None, check_same_thread=False, timeout=2.0
     )
     try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if version != (_VERSION if tables else 0):
+            raise _Damaged(f"it has version {version}, this program knows {_VERSION}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
+        if not tables:
             connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
-        elif version != _VERSION:
-            raise _Damaged(f"its version is {version}, this program knows {_VERSION}")
     except BaseException:
         connection.close()
         raise
