@@ -153,6 +153,7 @@ class _Supervisor:
         while True:
             started = time.monotonic()
             code = self._one_life()
+            self._obey(self._signals.take())
             now = time.monotonic()
             if self._stop_by is not None or code == 0 or not self._ever_ready:
                 return code if code >= 0 else 128 - code
@@ -197,6 +198,7 @@ class _Supervisor:
         tick_s = lease_s / 4
         silent_s, allowed_s = 0.0, self._pace.start
         looked = time.monotonic()
+        listening = True
         while True:
             wait_s = min(tick_s, allowed_s - silent_s)
             poll.poll(max(1, round(wait_s * 1000)))
@@ -205,19 +207,20 @@ class _Supervisor:
             # has a whole lease again to prove that it lives.
             silent_s = 0.0 if now - looked > lease_s / 2 + tick_s else silent_s + (now - looked)
             looked = now
-            heard = _drain(beats)
+            pid, status = os.waitpid(self._child, os.WNOHANG)  # before the pipe: its last words count
+            heard = _drain(beats) if listening else b""
             if heard is None:
-                poll.unregister(beats)  # the agent closed it: it is ending, or its end is near
+                poll.unregister(beats)  # its end is readable for ever, and the agent's is near
+                listening = False
             elif heard:
                 silent_s, allowed_s = 0.0, lease_s
                 if _READY in heard and not self._ever_ready:
                     self._ever_ready = True
                     self._notify("READY=1")
             self._notify("WATCHDOG=1")
-            self._obey(self._signals.take())
-            pid, status = os.waitpid(self._child, os.WNOHANG)
             if pid:
                 return os.waitstatus_to_exitcode(status)
+            self._obey(self._signals.take())
             if silent_s >= allowed_s:
                 self._tell(f"no heartbeat from process {self._child} for {silent_s:.1f} s: killing it")
                 return self._kill()

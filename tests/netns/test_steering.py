@@ -286,7 +286,7 @@ def test_the_agents_own_user_is_never_steered(node: Namespace) -> None:
 
 
 def test_an_address_times_out_unless_it_is_learned_again(node: Namespace, agent: Agent) -> None:
-    """I4: an element ends with its time-out; adding again renews it, adding a shorter one takes nothing away."""
+    """I4: an element ends with its time-out; adding again renews it, and never shortens."""
     agent.steer((REGISTRY4, 443, 0.6), (REGISTRY6, 443, 0.6), (NEIGHBOUR4, 443, 60))
     started = time.monotonic()
     agent.do("add", [(REGISTRY4, 443, 30), (NEIGHBOUR4, 443, 0.1)])
@@ -586,6 +586,32 @@ def test_closing_leaves_the_keeper_to_connections_in_flight(node: Namespace, age
     reader.close()
 
 
+def test_the_keeper_is_removed_once_no_connection_needs_it(node: Namespace, agent: Agent) -> None:
+    """I1, I4: after the final exit the supervisor waits for readers, and then leaves nothing behind."""
+    agent.steer((REGISTRY4, 443, 60))
+    reader = node.connect(REGISTRY4)
+    assert drips(reader)
+    agent.do("renewing", False)  # a living agent would put it back
+    patient = remove_keeper(node, within_s=20)
+    waits = "tidegate_keeper" in table_names(node) and patient.poll() is None
+    reader.close()
+    patient.communicate(timeout=5)
+
+    assert waits
+    assert table_names(node) == ["tidegate"]
+
+
+def test_a_reader_that_never_ends_does_not_keep_the_keeper(node: Namespace, agent: Agent) -> None:
+    """I8: the wait is bounded."""
+    agent.steer((REGISTRY4, 443, 60))
+    reader = node.connect(REGISTRY4)
+    agent.do("renewing", False)
+    remove_keeper(node, within_s=0.1).communicate(timeout=5)
+
+    assert table_names(node) == ["tidegate"]
+    reader.close()
+
+
 def test_it_can_be_opened_again_after_a_withdrawal(node: Namespace, agent: Agent) -> None:
     """I3: withdrawn for a failing probe, put back when it passes; the keeper is adopted, not doubled."""
     agent.steer((REGISTRY4, 443, 60))
@@ -615,6 +641,22 @@ def test_no_helper_process_inherits_the_table(node: Namespace, agent: Agent) -> 
     for fd in netlink:
         flags = re.search(r"^flags:\s*(\d+)$", fd.read_text(), re.MULTILINE)
         assert flags is not None and int(flags[1], 8) & os.O_CLOEXEC
+
+
+def remove_keeper(node: Namespace, *, within_s: float) -> subprocess.Popen[str]:
+    """What the supervisor does last, once it has begun."""
+    program = (
+        "import sys; from tidegate_agent.steering.keeper import remove_keeper_when_unused\n"
+        "print('begins', flush=True); remove_keeper_when_unused(8443, within_s=float(sys.argv[1]))"
+    )
+    process = subprocess.Popen(
+        ["nsenter", f"--net={node.path}", sys.executable, "-c", program, str(within_s)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(SOURCES)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "begins\n"
+    return process
 
 
 def drips(reader: socket.socket) -> bool:

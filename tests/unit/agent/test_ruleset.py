@@ -1,0 +1,256 @@
+"""The rules as values: their nft syntax, their order, what they exempt; and what a kernel's refusal means."""
+
+import errno
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from tidegate_agent.steering.eligibility import is_special
+from tidegate_agent.steering.encoding import add_endpoints, lease, new_table
+from tidegate_agent.steering.exemption import DEFAULT_MARK, ByMark, ByUid
+from tidegate_agent.steering.keeper import connections
+from tidegate_agent.steering.netlink import NetlinkError, attributes, nest, text, u32
+from tidegate_agent.steering.nft import NftSteering, start_refusal
+from tidegate_agent.steering.ruleset import (
+    Chain,
+    LeaseHeld,
+    Plan,
+    Redirect,
+    RewriteTo,
+    Table,
+    keeper_table,
+    render,
+    statement_text,
+    steering_table,
+)
+from tidegate_core.errors import UsageError
+from tidegate_proxy.endpoint import Endpoint
+
+PROBE = ip_address("127.0.0.74")
+PLAN = Plan(
+    port=8443,
+    exemption=DEFAULT_MARK,
+    dns_udp={ip_address("192.0.2.53"): 5401, ip_address("fe80::1%eth0"): 5402, PROBE: 5400},
+    dns_tcp_port=5300,
+    dns_tcp_direct_uids=(101,),
+)
+
+
+def chain(table: Table, name: str) -> Chain:
+    return next(chain for chain in table.chains if chain.name == name)
+
+
+def lines(table: Table, name: str) -> list[str]:
+    return [" ".join(map(statement_text, rule)) for rule in chain(table, name).rules]
+
+
+def test_connections_are_steered_by_address_and_port_after_the_exemption() -> None:
+    """N1, I5: the probe comes before the exemption, everything else after it."""
+    assert lines(steering_table(PLAN), "steer") == [
+        "ip daddr 127.0.0.74 tcp dport 443 redirect to :8443",
+        "ip daddr 127.0.0.74 tcp dport 53 redirect to :5300",
+        "meta mark & 0x000000ff == 0x00000074 return",
+        "meta l4proto @alive ip daddr . tcp dport @steered4 redirect to :8443",
+        "meta l4proto @alive ip6 daddr . tcp dport @steered6 redirect to :8443",
+        "meta skuid 101 tcp dport 53 return",
+        "meta l4proto @alive ip daddr 192.0.2.53 tcp dport 53 redirect to :5300",
+        "meta l4proto @alive ip6 daddr fe80::1 tcp dport 53 redirect to :5300",
+    ]
+
+
+def test_queries_are_rewritten_without_tracking_replies_first() -> None:
+    """N2: one local port a resolver; the replies of our own sockets must not be exempt."""
+    assert lines(steering_table(PLAN), "dns") == [
+        "ip saddr 127.0.0.1 udp sport 5401 notrack ip saddr set 192.0.2.53 udp sport set 53",
+        "ip6 saddr ::1 udp sport 5402 notrack ip6 saddr set fe80::1 udp sport set 53",
+        "ip saddr 127.0.0.1 udp sport 5400 notrack ip saddr set 127.0.0.74 udp sport set 53",
+        "ip daddr 127.0.0.74 udp dport 53 notrack ip daddr set 127.0.0.1 udp dport set 5400",
+        "meta mark & 0x000000ff == 0x00000074 return",
+        "meta l4proto @alive ip daddr 192.0.2.53 udp dport 53 notrack "
+        "ip daddr set 127.0.0.1 udp dport set 5401",
+        "meta l4proto @alive ip6 daddr fe80::1 udp dport 53 notrack ip6 daddr set ::1 udp dport set 5402",
+    ]
+
+
+@pytest.mark.parametrize("exemption", [DEFAULT_MARK, ByUid(uid=998)])
+def test_whatever_changes_a_packet_of_the_hosts_needs_the_lease(exemption: ByMark | ByUid) -> None:
+    """N5: a rule without the lease would go on steering while the agent hangs."""
+    table = steering_table(Plan(port=8443, exemption=exemption, dns_udp=PLAN.dns_udp, dns_tcp_port=5300))
+    changing = [
+        rule
+        for one in table.chains
+        for rule in one.rules
+        if isinstance(rule[-1], Redirect | RewriteTo) and "127.0.0.74" not in statement_text(rule[0])
+    ]
+
+    assert len(changing) == 6
+    assert all(rule[0] == LeaseHeld() for rule in changing)
+
+
+def test_without_resolvers_dns_is_left_alone() -> None:
+    """Nothing on port 53 is steered before the responder listens."""
+    text = render([steering_table(Plan(port=8443, exemption=ByUid(uid=998)))])
+
+    assert "dport 53" not in text
+    assert "meta skuid 998 return" in text
+
+
+def test_only_the_steering_table_has_an_owner() -> None:
+    """I4: the keeper must outlive the agent a little, and must not steer."""
+    assert steering_table(PLAN).owned
+    assert render([keeper_table()]).splitlines() == [
+        "table inet tidegate_keeper {",
+        "\tchain nat {",
+        "\t\ttype nat hook output priority -110; policy accept;",
+        "\t}",
+        "",
+        "\tchain track {",
+        "\t\ttype filter hook output priority filter; policy accept;",
+        "\t\tct state new",
+        "\t}",
+        "}",
+    ]
+
+
+def test_the_owner_flag_is_set_and_persist_never_is() -> None:
+    """I4: `owner,persist` survives its owner's death."""
+    owned, kept = new_table(steering_table(PLAN))[0], new_table(keeper_table())[0]
+
+    assert dict(attributes(owned.body))[2] == (2).to_bytes(4, "big")
+    assert dict(attributes(kept.body))[2] == bytes(4)
+
+
+def test_the_dry_run_needs_neither_privilege_nor_kernel() -> None:
+    """DESIGN 9: --dry-run shows both tables."""
+    shown = NftSteering(port=9443).dry_run()
+
+    assert "table inet tidegate {\n\tflags owner\n" in shown
+    assert "redirect to :9443" in shown
+    assert "table inet tidegate_keeper {" in shown
+
+
+def test_a_mark_is_read_and_written_back() -> None:
+    """The configuration's form; a mark without a mask is matched whole."""
+    assert str(ByMark.parse("0x74/0xff")) == "0x74/0xff"
+    assert ByMark.parse("116") == ByMark(value=0x74, mask=0xFFFFFFFF)
+    assert lines(steering_table(Plan(port=1, exemption=ByMark(value=0x74))), "steer")[1] == (
+        "meta mark 0x00000074 return"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["", "mark", "0x174/0xff", "0x0/0xff", "0x74/0x0", "-1", "0x100000000", "1/2/3"]
+)
+def test_a_mark_that_could_never_match_is_refused(text: str) -> None:
+    """The error says how a mark is written."""
+    with pytest.raises(UsageError, match='mark = "0x74/0xff"'):
+        ByMark.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("address", "special"),
+    [
+        ("127.0.0.74", True),
+        ("169.254.169.254", True),
+        ("224.0.0.251", True),
+        ("0.1.2.3", True),
+        ("255.255.255.255", True),
+        ("::", True),
+        ("::1", True),
+        ("fe80::1", True),
+        ("ff02::fb", True),
+        ("::ffff:192.0.2.1", True),
+        ("192.0.2.1", False),
+        ("10.1.2.3", False),
+        ("100.64.0.1", False),
+        ("fd00::1", False),
+        ("2001:db8::1", False),
+        ("64:ff9b::c000:201", False),
+    ],
+)
+def test_addresses_that_name_this_host_or_link_are_never_learned(address: str, special: bool) -> None:
+    """I5: private networks may hold registries, the metadata service never does."""
+    assert is_special(ip_address(address)) is special
+
+
+def test_learned_addresses_are_split_into_messages_that_fit() -> None:
+    """I8: a netlink attribute ends at 64 KiB."""
+    many = [(Endpoint.of(f"2001:db8::{number:x}", 443), 300.0) for number in range(3000)]
+    messages = add_endpoints([*many, (Endpoint.of("192.0.2.1", 5000), 60.0)], known=False)
+
+    assert len(messages) == 7
+    assert all(len(message.body) < 65536 for message in messages)
+    assert (
+        bytes.fromhex("c0000201 1388 0000") in messages[0].body
+    )  # address . port, each padded to four bytes
+
+
+def test_a_renewal_deletes_between_two_additions() -> None:
+    """N5: before Linux 6.12 adding an element again leaves its time-out as it was."""
+    add, delete = 12, 14
+
+    assert [message.kind for message in lease(3.0)] == [add, delete, add]
+    assert [message.kind for message in lease(0)] == [add, delete]
+    assert (3000).to_bytes(8, "big") in lease(3.0)[0].body
+    known = add_endpoints([(Endpoint.of("192.0.2.1", 443), 1.0)], known=True)
+    assert [message.kind for message in known] == [add, delete, add]
+
+
+def test_attributes_are_read_back_and_a_broken_tail_is_ignored() -> None:
+    """The kernel's answers are attributes; a short one ends the reading."""
+    packed = text(1, "tidegate") + nest(2, u32(1, 7))
+
+    assert attributes(packed) == [(1, b"tidegate\0"), (2, u32(1, 7))]
+    assert attributes(packed + b"\x08\0") == attributes(packed)
+    assert attributes(packed + b"\0\0\0\0rest") == attributes(packed)
+
+
+@pytest.mark.parametrize(
+    ("number", "owner", "expected"),
+    [
+        (errno.EPERM, NetlinkError(errno.EPERM, doing="looking"), "no right to change nft rules"),
+        (errno.EPERM, 4_000_000_001, "owned by another process (netlink port 4000000001)"),
+        (errno.EEXIST, 0, "a table inet tidegate that nobody owns is there already"),
+        (errno.EINVAL, NetlinkError(errno.ENOENT, doing="looking"), "does not know nft's owner flag"),
+        (errno.EOPNOTSUPP, NetlinkError(errno.ENOENT, doing="looking"), "does not know nft's owner flag"),
+    ],
+)
+def test_a_refused_table_is_explained(number: int, owner: int | NetlinkError, expected: str) -> None:
+    """What the kernel says is a number; what the operator reads is a cause and what to type."""
+    refusal = start_refusal(NetlinkError(number, doing="adding table inet tidegate with flags owner"), owner)
+
+    assert expected in refusal.cause
+    assert refusal.next_step
+
+
+def test_a_refused_rule_is_named_with_what_to_load() -> None:
+    """A kernel without nft_redir answers ENOENT to the first redirect."""
+    error = NetlinkError(
+        errno.ENOENT, doing="adding rule 'redirect to :8443' to chain steer", detail="no redir"
+    )
+    refusal = start_refusal(error, NetlinkError(errno.ENOENT, doing="looking"))
+
+    assert "adding rule 'redirect to :8443' to chain steer: ENOENT" in refusal.cause
+    assert "no redir" in refusal.cause
+    assert "modprobe" in refusal.next_step
+
+
+def test_connections_that_still_have_something_to_say_are_counted(tmp_path: Path) -> None:
+    """The keeper waits for those, not for listeners nor for what has been said."""
+    (tmp_path / "thread-self/net").mkdir(parents=True)
+    rows = [
+        "0100007F:20FB 00000000:0000 0A",  # listening
+        "0100007F:20FB 016433C6:9C40 01",  # established
+        "0100007F:20FB 016433C6:9C41 04",  # FIN_WAIT1: our FIN is not acknowledged
+        "0100007F:20FB 016433C6:9C42 05",  # FIN_WAIT2: the peer has it all
+        "0100007F:20FB 016433C6:9C43 06",  # TIME_WAIT
+        "0100007F:01BB 016433C6:20FB 01",  # somebody else's
+    ]
+    table = "  sl  local_address rem_address   st\n" + "".join(
+        f"   {number}: {row} 00000000:00000000 00:00000000 00000000     0\n"
+        for number, row in enumerate(rows)
+    )
+    (tmp_path / "thread-self/net/tcp").write_text(table)
+
+    assert connections(8443, proc=tmp_path) == 2
