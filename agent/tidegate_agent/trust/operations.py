@@ -97,13 +97,7 @@ def _make_authority(config: AgentConfig, directory: Path, *, root: Path, now: da
     from tidegate_proxy.authority import Authority
 
     machine_id = (content(below(root, "/etc/machine-id")) or b"").decode(errors="replace").strip()
-    try:
-        Authority.load_or_create(directory, hosts=config.host_patterns, machine_id=machine_id, now=now)
-    except OSError as error:
-        raise TidegateError(
-            f"the authority in {directory} cannot be made: {error.strerror or error}",
-            next_step="run this command as root, with sudo",
-        ) from error
+    Authority.load_or_create(directory, hosts=config.host_patterns, machine_id=machine_id, now=now)
 
 
 def _described(pem: bytes | None) -> tuple[str, tuple[str, ...]]:
