@@ -5,7 +5,8 @@ import ctypes
 import os
 import random
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
@@ -25,15 +26,26 @@ DISK = 4 << 20
 BLOB = random.Random(3).randbytes(6_000_000)
 DIGEST = Digest.of(BLOB)
 SIZE = len(BLOB)
+Mounted = Callable[[AbstractContextManager[Path]], Path]
 
 
 @pytest.fixture
-def disk() -> Iterator[Path]:
-    try:
-        with small_disk(size_bytes=DISK) as directory:
-            yield directory
-    except OSError as error:
-        pytest.skip(f"no mount namespace: {error}")
+def mounted() -> Iterator[Mounted]:
+    """Enters a disk for the length of the test, or skips where none can be mounted."""
+    with ExitStack() as disks:
+
+        def enter(disk: AbstractContextManager[Path]) -> Path:
+            try:
+                return disks.enter_context(disk)
+            except OSError as error:
+                pytest.skip(f"no disk can be mounted here: {error}")
+
+        yield enter
+
+
+@pytest.fixture
+def disk(mounted: Mounted) -> Path:
+    return mounted(small_disk(size_bytes=DISK))
 
 
 @pytest.fixture
@@ -188,38 +200,31 @@ async def test_a_state_directory_removed_mid_way_fails_no_reader(tmp_path: Path,
     await place.close()
 
 
-async def test_bytes_the_kernel_could_not_write_out_get_no_name() -> None:
+async def test_bytes_the_kernel_could_not_write_out_get_no_name(mounted: Mounted) -> None:
     """I2: fsync fails after the tail was released: what the page cache shows may be lost and is not kept."""
-    try:
-        with ext4_disk(size_bytes=64 << 20, backed_bytes=8 << 20) as disk:
-            content = BLOB * 4
-            digest = Digest.of(content)
-            place = Place(disk, durability="fsync")
-            origin = MemoryOrigin(content=content)
-            fast, slow = [Reader(await place.fetches.join(digest, origin)) for _ in range(2)]
-            slow.go_on.clear()
-            stopped = asyncio.create_task(slow.to_end())
+    place = Place(mounted(ext4_disk(size_bytes=64 << 20, backed_bytes=8 << 20)), durability="fsync")
+    content = BLOB * 4
+    digest = Digest.of(content)
+    origin = MemoryOrigin(content=content)
+    fast, slow = [Reader(await place.fetches.join(digest, origin)) for _ in range(2)]
+    slow.go_on.clear()
+    stopped = asyncio.create_task(slow.to_end())
 
-            assert await fast.to_end() == content
-            await place.idle()
-            assert [end.ending for end in place.ends] == ["unstored"]
-            assert place.nothing_remains_of(digest)
-            slow.go_on.set()
-            assert await stopped == content
-            assert origin.reads == [0, 0]
-            await place.close()
-            del fast, slow, stopped
-    except OSError as error:
-        pytest.skip(f"no loop device in a mount namespace: {error}")
+    assert await fast.to_end() == content
+    await place.idle()
+    assert [end.ending for end in place.ends] == ["unstored"]
+    assert place.nothing_remains_of(digest)
+    slow.go_on.set()
+    assert await stopped == content
+    assert origin.reads == [0, 0]
+    await place.close()
 
 
-def test_a_directory_that_cannot_be_written_is_refused_at_the_start() -> None:
+def test_a_directory_that_cannot_be_written_is_refused_at_the_start(mounted: Mounted) -> None:
     """Refuse to start while somebody is there to read why, and say what to type."""
-    try:
-        with small_disk(size_bytes=DISK, options="ro") as disk, pytest.raises(StartRefused) as refusal:
-            Store.open(disk / "tidegate")
-    except OSError as error:
-        pytest.skip(f"no mount namespace: {error}")
+    disk = mounted(small_disk(size_bytes=DISK, options="ro"))
+    with pytest.raises(StartRefused) as refusal:
+        Store.open(disk / "tidegate")
 
     assert "Read-only" in refusal.value.cause
     assert "state_dir" in refusal.value.next_step
@@ -264,18 +269,15 @@ def _unwritten_pages(path: Path) -> int:
 
 
 @pytest.mark.parametrize("durability", ["fsync", "relaxed"])
-async def test_durability_says_whether_a_blob_is_on_disk_when_it_gets_its_name(
-    durability: Durability,
+async def test_durability_says_whether_a_named_blob_is_on_disk(
+    mounted: Mounted, durability: Durability
 ) -> None:
     """`durability = "fsync"` leaves nothing to lose in a power cut; `relaxed` leaves it to the kernel."""
-    try:
-        with ext4_disk(size_bytes=16 << 20, backed_bytes=32 << 20) as disk:
-            place = Place(disk, durability=durability)
-            await Reader(await place.fetches.join(DIGEST, _origin())).to_end()
-            await place.idle()
+    disk = mounted(ext4_disk(size_bytes=16 << 20, backed_bytes=32 << 20))
+    place = Place(disk, durability=durability)
+    await Reader(await place.fetches.join(DIGEST, _origin())).to_end()
+    await place.idle()
 
-            path = disk / "blobs" / "sha256" / DIGEST.encoded[:2] / DIGEST.encoded
-            assert (_unwritten_pages(path) == 0) == (durability == "fsync")
-            await place.close()
-    except OSError as error:
-        pytest.skip(f"no loop device in a mount namespace: {error}")
+    path = disk / "blobs" / "sha256" / DIGEST.encoded[:2] / DIGEST.encoded
+    assert (_unwritten_pages(path) == 0) == (durability == "fsync")
+    await place.close()
