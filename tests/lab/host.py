@@ -96,8 +96,8 @@ class Host:
     def path(self, inside: str) -> Path:
         """Where a file of the host is seen from outside.
 
-        Absolute symbolic links on the way lead astray, and what the kernel makes up for the one who opens it is the
-        opener's (/proc/self, /proc/net, /proc/sys/net): refused here, read or write that with `run`.
+        Absolute symbolic links on the way lead astray, and what the kernel makes up for whoever opens it is
+        theirs (/proc/self, /proc/net, /proc/sys/net): refused here, read or write that with `run`.
         """
         if inside.startswith(("/proc/self", "/proc/thread-self", "/proc/net", "/proc/sys")):
             raise ValueError(f"{inside} would be this machine's, not {self.name}'s: use run()")

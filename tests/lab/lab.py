@@ -200,8 +200,8 @@ class Lab:
             (request.at, request) for registry in (self.registry, self.quay) for request in registry.requests
         )
         found["internet/requests"] = "\n".join(
-            f"{at:.3f} {request.peer[0]} {request.method} {request.host}{request.path} {request.authorization or '-'}"
-            f" -> {request.status} {request.sent_bytes} bytes"
+            f"{at:.3f} {request.peer[0]} {request.method} {request.host}{request.path}"
+            f" {request.authorization or '-'} -> {request.status} {request.sent_bytes} bytes"
             for at, request in exchanges
         )
         return found

@@ -44,7 +44,7 @@ class Network:
 
     def __init__(self, switch: Host):
         self._switch = switch
-        # Never through `Host.path`: /proc/sys/net is that of whoever opens it, so from here the machine's own.
+        # Set from inside: /proc/sys/net is that of whoever opens it, from here the machine's own.
         route = "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"
         switch.run(["sh", "-ec", route]).or_raise()
         with _netlink(switch) as wire:

@@ -91,6 +91,10 @@ class Node(Host):
         self.agents.append(agent)
         return agent
 
+    def install_trust(self) -> Completed:
+        """Trust the node's own authority, as an operator does it; before or after the agent's start."""
+        return self.tidegate("trust", "install").or_raise()
+
     def tidegate(self, *arguments: str, timeout_s: float = 30) -> Completed:
         """Run the command line: `node.tidegate("trust", "install").or_raise()`."""
         return self.run([TIDEGATE, *arguments], timeout_s=timeout_s)
