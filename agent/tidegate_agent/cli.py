@@ -197,7 +197,4 @@ def main() -> None:
         if error.next_step:
             click.echo(f"  {error.next_step}", err=True)
         code = 2 if isinstance(error, UsageError) else 1
-    except BrokenPipeError:  # whoever read us has seen enough, as in `tidegate config show | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
     sys.exit(code)

@@ -389,7 +389,7 @@ def test_an_unsupported_family_is_told_the_manual_step(machine: Machine, os_rele
 def test_a_store_that_cannot_be_written_is_an_error_with_a_next_step(machine: Machine) -> None:
     """DESIGN 9: without root, and on a read-only file system."""
     machine.tidegate("trust", "install")
-    (machine.home / "local" / machine.anchors()[0]).unlink()
+    shutil.rmtree(machine.state)
 
     as_nobody = machine.run("setpriv", "--reuid=65534", "--clear-groups", *TIDEGATE, "trust", "remove")
     read_only = machine.run(
