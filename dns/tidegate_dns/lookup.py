@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from dnslib import DNSError, DNSRecord
+from dnslib import DNSRecord
 
 from tidegate_core.errors import TidegateError
 from tidegate_dns.address import (
@@ -28,7 +28,7 @@ from tidegate_dns.address import (
 )
 from tidegate_dns.message import MAX_MESSAGE, NOERROR, NXDOMAIN, parse_header
 from tidegate_dns.policy import answers, lesson
-from tidegate_dns.zone import normal
+from tidegate_dns.zone import is_host_name, normal
 
 Answered = Callable[[IPAddress, bytes, bytes], None]
 """Takes a resolver, the query it was asked and its answer: `Responder.remember`."""
@@ -103,6 +103,8 @@ class Lookup:
         except ValueError:
             pass
         name = normal(host)
+        if not is_host_name(name):
+            raise _not_found(name)
         now = self._clock()
         if now < self._dark_until:
             raise _unreachable(name, self._resolvers)
@@ -157,8 +159,6 @@ class Lookup:
     async def _ask_all(self, resolvers: Sequence[IPAddress], name: str, rrtype: str) -> bytes | None:
         """The first conclusive answer of any resolver; None when there is none in time."""
         query = _query(name, rrtype, self._new_id())
-        if query is None:
-            raise _not_found(name)
         turns = list(resolvers) * 2
         waiting: set[asyncio.Task[bytes | None]] = set()
         try:
@@ -228,15 +228,11 @@ async def _receive(sock: socket.socket, length: int) -> bytes:
     return bytes(received)
 
 
-def _query(name: str, rrtype: str, id_: int) -> bytes | None:
-    """A recursive query without EDNS: answers beyond 512 octets come over TCP. None: not a DNS name."""
-    try:
-        record = DNSRecord.question(name, rrtype)
-        record.header.id = id_
-        packed: bytes = record.pack()
-    except (DNSError, UnicodeError, ValueError):
-        return None
-    return packed
+def _query(name: str, rrtype: str, id_: int) -> bytes:
+    """A recursive query without EDNS: answers beyond 512 octets come over TCP."""
+    record = DNSRecord.question(name, rrtype)
+    record.header.id = id_
+    return bytes(record.pack())
 
 
 def _found(

@@ -48,6 +48,11 @@ def normal(qname: str) -> str:
     return qname.removesuffix(".").lower()
 
 
+def is_host_name(name: str) -> bool:
+    """Whether a normal name fits RFC 1123 section 2.1 (underscores are taken, too) and RFC 1035's lengths."""
+    return len(name) <= 253 and all(_LABEL.match(label) for label in name.split("."))
+
+
 def _check(name: str, pattern: str) -> None:
     try:
         ip_address(name)
@@ -58,7 +63,7 @@ def _check(name: str, pattern: str) -> None:
             f"{pattern!r} is an IP address: it is never looked up, so it cannot be steered",
             next_step="name the registry by its host name",
         )
-    if len(name) > 253 or not all(_LABEL.match(label) for label in name.split(".")):
+    if not is_host_name(name):
         raise UsageError(
             f"{pattern!r} is not a host name",
             next_step='write a name such as "ghcr.io", or "*.gcr.io" for exactly one label below gcr.io',

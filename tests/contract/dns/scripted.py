@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 from dnslib import AAAA, CNAME, QTYPE, RCODE, RR, SOA, A, DNSRecord
 
-from tidegate_dns.address import IPAddress, LearnedAddress
+from tidegate_dns.address import IPAddress, LearnedAddress, family_of, socket_address
 from tidegate_dns.limits import Limits
 from tidegate_dns.responder import Responder
 from tidegate_dns.zone import Zone
@@ -110,11 +110,9 @@ class ScriptedResolver:
         await eventually(self._is_free)
 
     def _is_free(self) -> bool:
-        with socket.socket(
-            socket.AF_INET6 if self.address.version == 6 else socket.AF_INET, socket.SOCK_DGRAM
-        ) as probe:
+        with socket.socket(family_of(self.address), socket.SOCK_DGRAM) as probe:
             try:
-                probe.bind((str(self.address), self.port))
+                probe.bind(socket_address(self.address, self.port))
             except OSError:
                 return False
             return True

@@ -1,0 +1,200 @@
+"""Resolvers of both families, link-local ones included (N12), and a real dnsmasq (N13)."""
+
+import asyncio
+import ctypes
+import os
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from dnslib import EDNS0, DNSRecord
+
+from contract.dns.scripted import (
+    REGISTRY,
+    Node,
+    ScriptedResolver,
+    UdpClient,
+    answer,
+    eventually,
+    framed,
+    question,
+    read_framed,
+)
+from tidegate_dns.address import LearnedAddress
+from tidegate_dns.lookup import Lookup
+
+CLONE_NEWNET = 0x40000000
+
+
+def has_loopback6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+async def _serves_both_transports(address: str) -> None:
+    resolver = await ScriptedResolver(
+        lambda query: answer(query, "192.0.2.7", "2001:db8::7"), address
+    ).start()
+    node = await Node(resolver).start()
+    expected = answer(question(), "192.0.2.7", "2001:db8::7")
+    try:
+        assert node.loopback == "::1"
+        assert await node.ask(question()) == expected
+        assert await node.ask_tcp(question()) == expected
+        assert node.learned_addresses() == {"192.0.2.7", "2001:db8::7"}
+        lookup = Lookup(
+            [resolver.address], exempt=lambda _: None, clock=node.clock, resolver_port=resolver.port
+        )
+        assert LearnedAddress(ip_address("2001:db8::7"), 300) in await lookup.addresses("other.test")
+        node.clock.forward(3000)
+        await resolver.stop()
+        stale = answer(question(), "192.0.2.7", "2001:db8::7", ttl=30)
+        assert await node.ask(question()) == stale
+        assert await node.ask_tcp(question()) == stale
+    finally:
+        await node.responder.close()
+        await resolver.stop()
+
+
+@pytest.mark.skipif(not has_loopback6(), reason="this host has no ::1")
+async def test_a_resolver_on_ipv6_is_served_over_both_transports() -> None:
+    """N12."""
+    await _serves_both_transports("::1")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace of its own takes root")
+def test_a_link_local_resolver_is_reached_by_its_scope() -> None:
+    """N12: what router advertisements hand out is `fe80::1%eth0`; without the scope nothing is reachable."""
+    set_up = ["ip link set lo up", "ip link add lan0 type veth peer name lan1"]
+    set_up += ["ip link set lan0 up", "ip link set lan1 up", "ip addr add fe80::1/64 dev lan0 nodad"]
+    _in_a_network_namespace(set_up, lambda: _serves_both_transports("fe80::1%lan0"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace of its own takes root")
+def test_a_host_without_ipv6_serves_its_ipv4_resolvers() -> None:
+    """N12: a resolver that cannot be served is left out, and asked directly."""
+
+    async def serve() -> None:
+        resolver = await ScriptedResolver(lambda query: answer(query, "192.0.2.7")).start()
+        node = await Node(resolver).start()
+        try:
+            served = node.responder.set_resolvers([resolver.address, ip_address("2001:db8::53")])
+            assert ip_address("2001:db8::53") not in served
+            assert await node.ask(question()) == answer(question(), "192.0.2.7")
+            assert await node.ask_tcp(question()) == answer(question(), "192.0.2.7")
+        finally:
+            await node.responder.close()
+            await resolver.stop()
+
+    _in_a_network_namespace(["sysctl -qw net.ipv6.conf.all.disable_ipv6=1", "ip link set lo up"], serve)
+
+
+@pytest_asyncio.fixture
+async def dnsmasq(tmp_path: Path) -> AsyncIterator[Node]:
+    """A node before Debian's dnsmasq, which knows a few names and nothing else."""
+    program = shutil.which("dnsmasq", path="/usr/sbin:/usr/bin")
+    if program is None:
+        pytest.skip("dnsmasq is not installed")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.4", 0))
+        port = free.getsockname()[1]
+    config = tmp_path / "dnsmasq.conf"
+    config.write_text(
+        f"""
+        port={port}
+        listen-address=127.0.0.4
+        bind-interfaces
+        no-resolv
+        no-hosts
+        local=/test/
+        host-record={REGISTRY},192.0.2.7,2001:db8::7,120
+        cname=alias.wild.test,{REGISTRY},60
+        mx-host=mail.test,mx.mail.test,10
+        txt-record=text.test,plain
+        """
+    )
+    options = ["--keep-in-foreground", f"--conf-file={config}", "--pid-file=", "--user=root"]
+    options += [f"--txt-record=large.test,{','.join(['y' * 250] * 17)}"]  # too long for a line of the file
+    process = subprocess.Popen([program, *options], stderr=subprocess.DEVNULL, cwd=tmp_path)
+    try:
+        resolver = ScriptedResolver(lambda _: None, "127.0.0.4", port)
+        direct = UdpClient("127.0.0.4", port)
+        with direct:
+            await eventually(lambda: _asked(direct))
+        node = await Node(resolver).start()
+        yield node
+        await node.responder.close()
+    finally:
+        process.terminate()
+        process.wait(5)
+
+
+async def test_dnsmasqs_answers_are_the_same_with_and_without_us(dnsmasq: Node) -> None:
+    """N13: by bytes, for what a host asks in a day; truncated over UDP, whole over TCP."""
+    asked = [
+        *((REGISTRY, "A"), (REGISTRY, "AAAA"), ("alias.wild.test", "A"), ("mail.test", "MX")),
+        *(("text.test", "TXT"), ("text.test", "A"), ("no.test", "A"), ("elsewhere.example", "A")),
+        ("large.test", "TXT"),
+    ]
+    for name, rrtype in asked:
+        plain = question(name, rrtype)
+        edns = DNSRecord.parse(plain)
+        edns.add_ar(EDNS0(flags="do", udp_len=4096))
+        for query in (plain, bytes(edns.pack())):
+            with UdpClient("127.0.0.4", dnsmasq.resolver.port) as client:
+                client.send(query)
+                directly = await client.receive()
+            assert await dnsmasq.ask(query) == directly, (name, rrtype)
+            reader, writer = await asyncio.open_connection("127.0.0.4", dnsmasq.resolver.port)
+            writer.write(framed(query))
+            directly = await read_framed(reader)
+            writer.close()
+            assert await dnsmasq.ask_tcp(query) == directly, (name, rrtype)
+
+    assert len(directly) > 4096
+    assert dnsmasq.learned_addresses() == {"192.0.2.7", "2001:db8::7"}
+
+
+def _asked(client: UdpClient) -> bool:
+    try:
+        client.send(question("text.test", "TXT"))
+    except ConnectionRefusedError:
+        return False
+    try:
+        return not client.has_nothing()
+    except ConnectionRefusedError:
+        return False
+
+
+def _in_a_network_namespace(
+    set_up: list[str], scenario: Callable[[], Coroutine[object, object, None]]
+) -> None:
+    """Run a scenario in a thread with a namespace of its own, which ends with it."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.unshare(CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "unshare")
+            for command in set_up:
+                subprocess.run(command.split(), check=True)
+            asyncio.run(scenario())
+        except BaseException as failure:  # noqa: BLE001  # carried to the test's own thread
+            failures.append(failure)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
