@@ -102,6 +102,7 @@ class Interceptor:
         self._max_connections = max_connections
         self._scratch = memoryview(bytearray(CHUNK_BYTES))
         self._listeners: tuple[socket.socket, ...] = ()
+        self._ours: frozenset[Endpoint] = frozenset()
         self._tasks: set[asyncio.Task[None]] = set()
         self._intercepted: set[_Intercepted] = set()
         self._watching = False
@@ -120,6 +121,7 @@ class Interceptor:
         Cancelled, it cuts every connection.
         """
         self._listeners = tuple(listeners)
+        self._ours = frozenset(_endpoint(listener.getsockname()) for listener in listeners)
         for listener in listeners:
             listener.setblocking(False)
         try:
@@ -234,8 +236,7 @@ class Interceptor:
     def _original(self, sock: socket.socket) -> Endpoint | None:
         """Where the connection was going; None when that is unknown or is this very listener."""
         original = self._original_dst(sock)
-        ours = {_endpoint(listener.getsockname()) for listener in self._listeners}
-        if original is None or original == _endpoint(sock.getsockname()) or original in ours:
+        if original is None or original == _endpoint(sock.getsockname()) or original in self._ours:
             return None
         return original
 
