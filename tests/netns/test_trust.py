@@ -388,10 +388,12 @@ def test_an_unsupported_family_is_told_the_manual_step(machine: Machine, os_rele
 
 def test_a_store_that_cannot_be_written_is_an_error_with_a_next_step(machine: Machine) -> None:
     """DESIGN 9: without root, and on a read-only file system."""
+    gone = Path("/srv/tidegate-of-a-test")  # readable by nobody too, as the test's own directory is not
+    (machine.home / "local" / f"{Anchor.of(gone, root=Path('/')).name}.crt").write_bytes(b"left behind")
     machine.tidegate("trust", "install")
-    shutil.rmtree(machine.state)
+    nobody = ("setpriv", "--reuid=65534", "--clear-groups")
 
-    as_nobody = machine.run("setpriv", "--reuid=65534", "--clear-groups", *TIDEGATE, "trust", "remove")
+    as_nobody = machine.run(*nobody, *TIDEGATE, "trust", "remove", env={"TIDEGATE_STATE_DIR": str(gone)})
     read_only = machine.run(
         "sh", "-c", 'mount -o remount,bind,ro /etc/ssl && exec "$@"', "sh", *TIDEGATE, "trust", "remove"
     )
