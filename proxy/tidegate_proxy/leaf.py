@@ -13,10 +13,10 @@ from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives import serialization
 
-from tidegate_proxy.authority import BACKDATED, LEAF_LIFETIME, Authority
+from tidegate_proxy.authority import BACKDATED, Authority
 
-_RENEWED_AFTER = LEAF_LIFETIME / 2
-_MAX_CONTEXTS = 256  # about 70 KiB each; `*.x` lets a client name any number of hosts
+_RENEWED_AFTER = timedelta(days=1)  # of the days that `authority.LEAF_LIFETIME` gives
+_MAX_CONTEXTS = 256  # about 20 KiB each; `*.x` lets a client name any number of hosts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class _Presented:
 
 
 class Leaves:
-    """TLS contexts by SNI, issued when first asked for, renewed half-way through their life."""
+    """TLS contexts by SNI, issued when first asked for, renewed after a day."""
 
     def __init__(self, authority: Authority, clock: Callable[[], datetime]) -> None:
         self._authority = authority
@@ -53,7 +53,7 @@ class Leaves:
         return _Presented(
             context=server_context(certificate_pem, key_pem),
             valid_from=now - BACKDATED,
-            renew_at=now + min(_RENEWED_AFTER, timedelta(days=1)),
+            renew_at=now + _RENEWED_AFTER,
         )
 
 
