@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tidegate_core.errors import UsageError
 from tidegate_dns.zone import Zone
 
-LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
+LABEL = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
 ZONE = Zone.of(["registry-1.docker.io", "GHCR.io.", "*.gcr.io"])
 
 
