@@ -58,14 +58,14 @@ class Agent:
 
         def steers() -> bool:
             if not self.supervisor.running:
-                raise RuntimeError(f"the agent ended with {self.supervisor.wait()}:\n{self.log}")
+                raise RuntimeError(f"the agent ended with {self.supervisor.wait()}:\n{self.log[-4000:]}")
             answer = self._host.run([TIDEGATE, "status", "--json", "--config", CONFIG], timeout_s=10)
             return answer.ok and bool(json.loads(answer.stdout)["steering"]["active"])
 
         try:
             until(steers, "the agent steers", within_s=within_s, every_s=0.05)
         except TimeoutError as error:
-            raise TimeoutError(f"{error}\n{self.log}") from None
+            raise TimeoutError(f"{error}\n{self.log[-4000:]}") from None
         return self
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:

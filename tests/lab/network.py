@@ -44,6 +44,8 @@ class Network:
 
     def __init__(self, switch: Host):
         self._switch = switch
+        self._ports: dict[str, str] = {}  # host name -> the switch's end of its cable
+        self._gateways: dict[str, tuple[Interface, ...]] = {}
         # Set from inside: /proc/sys/net is that of whoever opens it, from here the machine's own.
         route = "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"
         switch.run(["sh", "-ec", route]).or_raise()
@@ -55,30 +57,32 @@ class Network:
 
     def plug_into_lan(self, host: Host, interfaces: Sequence[Interface]) -> None:
         """Join a host to the bridge, with these addresses and the switch as default router."""
-        self._plug(host, host.name, interfaces, LAN_GATEWAYS)
         with _netlink(self._switch) as wire:
+            self._add_cable(wire, host, host.name)
             wire.link("set", index=_index(wire, host.name), master=_index(wire, BRIDGE), state="up")
+        self._set_up(host, interfaces, LAN_GATEWAYS)
 
     def plug_into_wan(self, host: Host, interfaces: Sequence[Interface]) -> None:
         """Put a host on the far side of the router; one host can hold many addresses there."""
-        self._plug(host, "wan0", interfaces, WAN_GATEWAYS)
         with _netlink(self._switch) as wire:
+            self._add_cable(wire, host, "wan0")
             _address(wire, "wan0", WAN_GATEWAYS)
             _up(wire, "wan0")
+        self._set_up(host, interfaces, WAN_GATEWAYS)
 
-    def _plug(
-        self, host: Host, port: str, interfaces: Sequence[Interface], gateways: Sequence[Interface]
-    ) -> None:
-        with _netlink(self._switch) as wire:
-            peer = {"ifname": UPLINK, "net_ns_pid": host.init_pid}
-            wire.link("add", ifname=port, kind="veth", peer=peer)
+    def _add_cable(self, wire: IPRoute, host: Host, port: str) -> None:
+        peer = {"ifname": UPLINK, "net_ns_pid": host.init_pid}
+        wire.link("add", ifname=port, kind="veth", peer=peer)
+        self._ports[host.name] = port
+
+    def _set_up(self, host: Host, interfaces: Sequence[Interface], gateways: Sequence[Interface]) -> None:
         with _netlink(host) as wire:
             _up(wire, "lo")
             _address(wire, UPLINK, interfaces)
             _up(wire, UPLINK)
+            _default_routes(wire, gateways)
         host.interfaces = tuple(interfaces)
-        self._default_routes = getattr(self, "_default_routes", {}) | {host.name: tuple(gateways)}
-        self.restore_default_route(host)
+        self._gateways[host.name] = tuple(gateways)
 
     def unplug(self, host: Host) -> None:
         """Take the host's cable out: its interface loses its carrier, packets to it find nobody."""
@@ -91,18 +95,16 @@ class Network:
 
     def remove_default_route(self, host: Host) -> None:
         with _netlink(host) as wire:
-            for gateway in self._default_routes[host.name]:
+            for gateway in self._gateways[host.name]:
                 wire.route("del", dst="default", gateway=str(gateway.ip))
 
     def restore_default_route(self, host: Host) -> None:
         with _netlink(host) as wire:
-            for gateway in self._default_routes[host.name]:
-                wire.route("replace", dst="default", gateway=str(gateway.ip))
+            _default_routes(wire, self._gateways[host.name])
 
     def _set_port(self, host: Host, state: str) -> None:
         with _netlink(self._switch) as wire:
-            port = host.name if wire.link_lookup(ifname=host.name) else "wan0"
-            wire.link("set", index=_index(wire, port), state=state)
+            wire.link("set", index=_index(wire, self._ports[host.name]), state=state)
 
 
 def _netlink(host: Host) -> IPRoute:
@@ -125,3 +127,8 @@ def _address(wire: IPRoute, ifname: str, interfaces: Sequence[Interface]) -> Non
         wire.addr(
             "add", index=index, address=str(interface.ip), prefixlen=interface.network.prefixlen, **flags
         )
+
+
+def _default_routes(wire: IPRoute, gateways: Sequence[Interface]) -> None:
+    for gateway in gateways:
+        wire.route("replace", dst="default", gateway=str(gateway.ip))

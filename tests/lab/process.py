@@ -89,7 +89,7 @@ class Process:
     def wait(self, timeout_s: float = 30) -> int:
         """The exit code (negative: the signal) once it has ended; TimeoutError otherwise."""
         if not select.select([self._pidfd], [], [], timeout_s)[0]:
-            raise TimeoutError(f"{self!r} still runs after {timeout_s} s\n{self.log}")
+            raise TimeoutError(f"{self!r} still runs after {timeout_s} s\n{self.log[-4000:]}")
         with self._lock:
             if self._status is None and self._reply is not None:
                 self.duration_s = time.monotonic() - self._started

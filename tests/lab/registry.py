@@ -129,6 +129,7 @@ class Registry:
         self._signer = signer
         self._published: dict[tuple[str, str], Image] = {}
         self._log_from = 0
+        self._dark = False
 
     def __repr__(self) -> str:
         return f"<Registry {self.name}>"
@@ -248,10 +249,13 @@ class Registry:
             if (chosen := sorted({str(address) for address in addresses if address.version == version}))
         ]
         chain = f"add chain inet {self._chain} {{ type filter hook input priority 0; }}"
+        self._dark = True
         self._nft([f"add table inet {self._table}", f"flush table inet {self._table}", chain, *rules])
 
     def comes_back(self) -> None:
-        self._nft([f"add table inet {self._table}", f"delete table inet {self._table}"])
+        if self._dark:
+            self._nft([f"delete table inet {self._table}"])
+            self._dark = False
 
     def reset(self) -> None:
         """As new: reachable, healthy, redirecting, nothing logged. Images stay."""

@@ -57,6 +57,7 @@ class Resolver:
         self._elsewhere = elsewhere  # where the test zone's host lives
         self._process: Process | None = None
         self._log_from = 0
+        self._unplugged = False
         self._defaults()
         self._servfail = host.spawn(["python3", "-c", SERVFAIL_SERVER], log="servfail")
         self.start()
@@ -140,9 +141,12 @@ class Resolver:
             self.stop()
         else:
             self._network.unplug(self.host)
+            self._unplugged = True
 
     def comes_back(self) -> None:
-        self._network.plug_back(self.host)
+        if self._unplugged:
+            self._network.plug_back(self.host)
+            self._unplugged = False
         self.start()
 
     def start(self) -> None:
