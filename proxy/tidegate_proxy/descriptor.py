@@ -71,6 +71,8 @@ _SHAPES: dict[str, type[_Manifest] | type[_Index]] = {
     "application/vnd.docker.distribution.manifest.list.v2+json": _Index,
 }
 
+MANIFEST_TYPES = tuple(_SHAPES)
+
 
 def referenced_by(manifest: bytes, media_type: str) -> tuple[Descriptor, ...]:
     """What a manifest or index of that Content-Type is made of, in document order and without repetition.

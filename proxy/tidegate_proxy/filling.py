@@ -190,7 +190,7 @@ class Filling:
             return "mismatch", "the bytes have another digest"
         self._settle(Verified(self.written))
         try:
-            await self._store.run(partial.publish)
+            await self._store.run(self._store.publish, partial)
         except SyncFailed as error:
             # What the file shows may be lost: who has not read all of it starts over from an origin, unseen.
             self._settle(Unstored(Checkpoint(0, self.digest.hasher())))

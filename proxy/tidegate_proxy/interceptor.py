@@ -18,7 +18,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address
-from typing import assert_never
+from typing import assert_never, cast
 
 from tidegate_proxy.authority import PROBE_HOST
 from tidegate_proxy.client_hello import ClientHello, NotTls
@@ -329,8 +329,8 @@ class _Intercepted(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Not an isinstance check: uvloop's TLS transport has the methods but not the base class.
+        self._transport = cast(asyncio.Transport, transport)
         self._protocol.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:

@@ -64,6 +64,14 @@ class PartialBlob:
         if self._sync:
             _sync_directory(self._final.parent)
 
+    def published_before(self) -> bool:
+        """Whether the blob is in the store already: two manifests fetched at once, say."""
+        return self._final.exists()
+
+    def size_bytes(self) -> int:
+        """How many bytes the file has now."""
+        return os.fstat(self.file.fd).st_size
+
     def discard(self) -> None:
         """Take the name away; readers keep the bytes. Never raises: a leftover goes at the next start."""
         with suppress(OSError):

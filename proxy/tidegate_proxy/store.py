@@ -31,6 +31,7 @@ from tidegate_proxy.byte_range import Extent
 from tidegate_proxy.digest import Digest
 from tidegate_proxy.partial import PartialBlob, SyncFailed
 from tidegate_proxy.reading import BodyBroken, OpenFile, read_piece, stream_file
+from tidegate_proxy.usage import Usage
 
 Durability = Literal["fsync", "relaxed"]
 T = TypeVar("T")
@@ -92,6 +93,7 @@ class Store:
 
     def __init__(self, state_dir: Path, *, durability: Durability) -> None:
         self.durability = durability
+        self.usage = Usage()
         self._blobs = state_dir / "blobs"
         self._partials = state_dir / "partial"
         self._numbers = itertools.count()
@@ -143,6 +145,17 @@ class Store:
         """
         return self._create(digest, digest.encoded)
 
+    def publish(self, partial: PartialBlob) -> None:
+        """Make verified bytes a blob, and count it; raises as `PartialBlob.publish`. Blocks: see `run`."""
+        known = partial.published_before()
+        partial.publish()
+        if not known:
+            self.usage.published(partial.size_bytes())
+
+    def count_usage(self) -> None:
+        """Add what was stored by earlier processes to `usage`. Blocks: see `run`."""
+        self.usage.count(self._blobs)
+
     async def put(self, digest: Digest, data: bytes) -> bool:
         """Store a manifest that is in memory; False when the disk refused it. Raises DigestMismatch."""
         hasher = digest.hasher()
@@ -172,7 +185,7 @@ class Store:
         partial = self._create(digest, f"{digest.encoded}.{os.getpid()}.{next(self._numbers)}")
         try:
             partial.write(0, data)
-            partial.publish()
+            self.publish(partial)
         except (OSError, SyncFailed):
             partial.discard()
             raise

@@ -106,12 +106,10 @@ class Transfer:
         )
 
     async def _known(self, position: int) -> tuple[Checkpoint, bytes]:
-        """Where to start, and the bytes before it that are still to be sent: at most a tail of them."""
+        """Where to start, and the bytes before it that are still to be sent: none, or at most a tail."""
         filling = self._filling
         if isinstance(filling.outcome, Unstored):
             known = filling.outcome.checkpoint
-            if position >= known.position:
-                return known, b""
             if filling.file is not None and known.position - position <= TAIL_BYTES:
                 with suppress(OSError):
                     return known, await self._read_exactly(filling.file, position, known.position)

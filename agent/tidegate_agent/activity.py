@@ -1,0 +1,65 @@
+"""What the agent has done since it started, counted in one place: status and metrics are read from here.
+
+Counters only: no clock, no I/O. Label values known beforehand start at 0, so that a rate exists before
+the first event.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tidegate_proxy.answer import Cache, Kind
+from tidegate_proxy.filling import FetchEnded
+from tidegate_proxy.http_server import Served
+
+CONTENT_KINDS = (Kind.MANIFEST, Kind.BLOB)
+CONNECTION_OUTCOMES = ("intercepted", "spliced", "refused")
+
+
+@dataclass(slots=True)
+class Activity:
+    """Totals since the start. Keys are label values."""
+
+    requests: Counter[Kind] = field(default_factory=Counter)
+    hits: Counter[Kind] = field(default_factory=Counter)
+    misses: Counter[Kind] = field(default_factory=Counter)
+    stale: Counter[Kind] = field(default_factory=Counter)
+    pulled_bytes: Counter[Kind] = field(default_factory=Counter)
+    pushed_bytes: Counter[Kind] = field(default_factory=Counter)
+    saved_bytes: int = 0
+    bypassed: Counter[str] = field(default_factory=Counter)
+    connections: Counter[tuple[str, str]] = field(default_factory=Counter)
+    dns_queries: Counter[str] = field(default_factory=Counter)
+    steering_errors: Counter[str] = field(default_factory=Counter)
+    learned_addresses: int = 0
+
+    def connection(self, outcome: str, reason: str) -> None:
+        """An accepted connection was intercepted, spliced or refused, and why."""
+        self.connections[(outcome, reason)] += 1
+
+    def dns_queries_ended(self, outcome: str, count: int) -> None:
+        """Queries were answered, forwarded, answered stale ...: one of the responder's `OUTCOMES`."""
+        self.dns_queries[outcome] += count
+
+    def fetched(self, ended: FetchEnded) -> None:
+        """A blob was fetched, or not to its end."""
+        self.pulled_bytes[Kind.BLOB] += ended.received_bytes
+
+    def served(self, served: Served) -> None:
+        """A request was answered."""
+        if served.kind not in CONTENT_KINDS:
+            return
+        kind = served.kind
+        self.requests[kind] += 1
+        self.pushed_bytes[kind] += served.sent_bytes
+        match served.cache:
+            case Cache.HIT | Cache.REVALIDATED:
+                self.hits[kind] += 1
+                self.saved_bytes += served.sent_bytes
+            case Cache.STALE:
+                self.hits[kind] += 1
+                self.stale[kind] += 1
+                self.saved_bytes += served.sent_bytes
+            case Cache.MISS:
+                self.misses[kind] += 1
+            case Cache.BYPASS:
+                self.bypassed["error" if served.cause is not None else "not cacheable"] += 1

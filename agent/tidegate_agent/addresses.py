@@ -1,0 +1,63 @@
+"""The addresses of registry hosts that are steered, and for how long (DESIGN, section 4).
+
+An address is steered for its record's time to live and a grace. While no resolver answers, nobody can
+learn it again although clients still hold it: then it is kept, up to `stale_max` after it was last seen.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from tidegate_agent.steering.backend import Steering
+from tidegate_dns.address import LearnedAddress
+from tidegate_proxy.endpoint import Endpoint
+
+GRACE_S = 60.0
+_MAX_ENDPOINTS = 16384
+
+
+class SteeredAddresses:
+    """Hands what was learned to the steering back end, and remembers it for as long as that is needed."""
+
+    def __init__(
+        self,
+        *,
+        steering: Steering,
+        ports: Callable[[str], Iterable[int]],
+        clock: Callable[[], float],
+        stale_max_s: float,
+        learned: Callable[[int], None],
+    ) -> None:
+        self._steering = steering
+        self._ports = ports
+        self._clock = clock
+        self._stale_max_s = stale_max_s
+        self._learned = learned
+        self._last_seen: dict[Endpoint, float] = {}
+        self._held_until: dict[Endpoint, float] = {}
+
+    def learn(self, name: str, addresses: Sequence[LearnedAddress]) -> None:
+        """Steer the addresses of a host; returns when the kernel has them. Raises SteeringFailed."""
+        now = self._clock()
+        learned = [
+            (Endpoint(found.address, port), found.ttl_s + GRACE_S)
+            for found in addresses
+            for port in self._ports(name)
+        ]
+        self._steering.add(learned)
+        self._learned(len(learned))
+        for endpoint, hold_s in learned:
+            self._last_seen[endpoint] = now
+            self._held_until[endpoint] = max(self._held_until.get(endpoint, 0.0), now + hold_s)
+        while len(self._last_seen) > _MAX_ENDPOINTS:
+            oldest = next(iter(self._last_seen))
+            del self._last_seen[oldest], self._held_until[oldest]
+
+    def tend(self, *, resolver_reachable: bool) -> None:
+        """Forget what has run out; while no resolver answers, keep instead what would run out soon."""
+        now = self._clock()
+        for endpoint, held_until in list(self._held_until.items()):
+            if not resolver_reachable and now - self._last_seen[endpoint] < self._stale_max_s:
+                if held_until - now < GRACE_S / 2:
+                    self._steering.add([(endpoint, GRACE_S)])
+                    self._held_until[endpoint] = now + GRACE_S
+            elif held_until <= now:
+                del self._held_until[endpoint], self._last_seen[endpoint]

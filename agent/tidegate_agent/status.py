@@ -1,0 +1,73 @@
+"""The agent's state as `tidegate status --json` prints it: a stable, documented form (DESIGN, section 9)."""
+
+import msgspec
+
+
+class SteeringStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """`reason` says why steering is off; `addresses` counts the elements that are steered now."""
+
+    active: bool
+    backend: str
+    reason: str
+    lease_s: float
+    addresses: int
+
+
+class DnsStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """`learned` counts addresses handed to steering since the start."""
+
+    resolvers: list[str]
+    mode: str
+    queries: int
+    forwarded: int
+    learned: int
+    resolver_reachable: bool
+
+
+class CacheStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests since the start; bytes and blobs on disk now."""
+
+    hits: int
+    misses: int
+    stale: int
+    bytes: int
+    blobs: int
+    max_bytes: int
+    saved_bytes: int
+
+
+class UpstreamStatus(msgspec.Struct, frozen=True, kw_only=True):
+    kind: str
+    url: str
+    healthy: bool
+    reason: str
+
+
+class TrustStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A client runtime or store, whether it trusts the node's CA, and what to type if it does not."""
+
+    runtime: str
+    pid: int | None
+    trusts: bool
+    action: str
+
+
+class SplicedClient(msgspec.Struct, frozen=True, kw_only=True):
+    exe: str
+    pid: int
+    reason: str
+    until: str
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    version: str
+    pid: int
+    supervisor_pid: int
+    uptime_s: float
+    hosts: list[str]
+    steering: SteeringStatus
+    dns: DnsStatus
+    cache: CacheStatus
+    upstreams: list[UpstreamStatus]
+    trust: list[TrustStatus]
+    clients_spliced: list[SplicedClient]

@@ -1,0 +1,220 @@
+"""The upstream of last resort: the registry itself, over sockets that are never steered (I5).
+
+Names are resolved by the agent's own resolver, TLS is verified against the system's trust store (or
+the registry's own CA). Redirects, when asked to, are followed up to five hops; Authorization stays
+with the origin it was meant for (RFC 9110, 15.4; FEATURES C8). A body is never decoded.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from multidict import CIMultiDict
+from yarl import URL
+
+from tidegate_proxy.site import Site
+from tidegate_proxy.upstream import UpstreamBroken, UpstreamUnreachable
+
+MAX_REDIRECTS = 5
+DARK_FOR_S = 3.0
+CONNECT_TIMEOUT_S = 30.0
+IDLE_TIMEOUT_S = 60.0
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MAX_HEADER_BYTES = 64 * 1024
+_READ_BUFFER_BYTES = 1 << 20
+_DISCARD_LIMIT_BYTES = 64 * 1024
+_AUTOMATIC_HEADERS = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
+
+
+class DirectResponse:
+    """`UpstreamResponse` over aiohttp's."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers = response.headers
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise UpstreamBroken(f"{self._response.url.host} cut its answer short: {error!r}") from error
+
+    async def read(self, limit_bytes: int) -> bytes | None:
+        body = bytearray()
+        async for chunk in self.chunks():
+            body += chunk
+            if len(body) > limit_bytes:
+                return None
+        return bytes(body)
+
+    async def close(self) -> None:
+        self._response.release() if self._response.content.at_eof() else self._response.close()
+
+
+class DirectUpstream:
+    """Requests straight to the registries, over a pool of kept-alive connections.
+
+    `offline` says why no name resolves, if that is so. Then nothing is asked, although a kept connection
+    might still answer: the client could not resolve the token service that the answer sends it to.
+    """
+
+    kind = "direct"
+
+    def __init__(
+        self,
+        *,
+        resolver: AbstractResolver,
+        exempt: Callable[[socket.socket], None],
+        tls: ssl.SSLContext,
+        offline: Callable[[], str] = lambda: "",
+        connections: int = 100,
+        dark_for_s: float = DARK_FOR_S,
+    ) -> None:
+        self._tls = tls
+        self._offline = offline
+        self._dark_for_s = dark_for_s
+        self._dark_until: dict[str, float] = {}
+        self.failing = ""
+        """Why the last request got no answer; empty when it got one."""
+
+        def exempt_socket(address: tuple[Any, ...]) -> socket.socket:
+            family, kind, protocol, _, _ = address
+            sock = socket.socket(family, kind, protocol)
+            exempt(sock)
+            return sock
+
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                resolver=resolver,
+                use_dns_cache=False,
+                socket_factory=exempt_socket,
+                limit=connections,
+                keepalive_timeout=15,
+            ),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=IDLE_TIMEOUT_S
+            ),
+            max_line_size=_MAX_HEADER_BYTES,
+            max_field_size=_MAX_HEADER_BYTES,
+            read_bufsize=_READ_BUFFER_BYTES,
+            skip_auto_headers=_AUTOMATIC_HEADERS,
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    def dark(self, site: Site) -> bool:
+        now = asyncio.get_running_loop().time()
+        return bool(self._offline()) or self._dark_until.get(site.authority, 0.0) > now
+
+    async def request(
+        self,
+        site: Site,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        *,
+        body: AsyncIterator[bytes] | None = None,
+        follow_redirects: bool = False,
+        patience_s: float | None = None,
+    ) -> DirectResponse:
+        if reason := self._offline():
+            self.failing = reason
+            raise UpstreamUnreachable(site, reason)
+        try:
+            async with asyncio.timeout(patience_s):
+                response = await self._exchange(site, method, target, headers, body, follow_redirects)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            cause = "no answer in time" if isinstance(error, TimeoutError) else str(error) or repr(error)
+            self.failing = f"{site.authority}: {cause}"
+            self._dark_until[site.authority] = asyncio.get_running_loop().time() + self._dark_for_s
+            raise UpstreamUnreachable(site, cause) from error
+        self.failing = ""
+        self._dark_until.pop(site.authority, None)
+        return DirectResponse(response)
+
+    async def _exchange(
+        self,
+        site: Site,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: AsyncIterator[bytes] | None,
+        follow_redirects: bool,
+    ) -> aiohttp.ClientResponse:
+        url = site.origin + target
+        sent = CIMultiDict(headers)
+        sent["Host"] = site.authority
+        tls = site.tls or self._tls
+        for _ in range(MAX_REDIRECTS + 1):
+            response = await self._session.request(
+                method, URL(url, encoded=True), headers=sent, data=body, allow_redirects=False, ssl=tls
+            )
+            location = response.headers.get("Location")
+            if not (follow_redirects and response.status in _REDIRECTS and location):
+                return response
+            await _discard(response)
+            following = urljoin(url, location)
+            if urlsplit(following).scheme not in ("https", site.scheme):
+                raise aiohttp.InvalidURL(following, "a redirect may not leave TLS")
+            if _origin(following) != _origin(url):
+                sent.popall("Authorization", None)
+                sent.pop("Host", None)
+                tls = self._tls
+            url = following
+        raise aiohttp.TooManyRedirects(response.request_info, response.history)
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port
+
+
+async def _discard(response: aiohttp.ClientResponse) -> None:
+    """Read a short body away so that the connection can be used again; drop the connection otherwise."""
+    length = response.content_length
+    if length is not None and length <= _DISCARD_LIMIT_BYTES:
+        await response.read()
+    else:
+        response.close()
+    response.release()
+
+
+class NameResolver(AbstractResolver):
+    """aiohttp's resolver interface over a function that looks a host name up.
+
+    `addresses` returns textual addresses, IPv6 ones with their scope where they have one.
+    """
+
+    def __init__(self, addresses: Callable[[str], Awaitable[Iterable[str]]]) -> None:
+        self._addresses = addresses
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await self._addresses(host)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=socket.IPPROTO_TCP,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in found
+            if family == socket.AF_UNSPEC or (":" in address) == (family == socket.AF_INET6)
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""

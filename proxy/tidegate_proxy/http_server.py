@@ -1,0 +1,253 @@
+"""HTTP/1.1 framing of intercepted connections (RFC 9112), on aiohttp's low-level server.
+
+A connection's SNI and original port say which site it is for; the Host header must agree, else 421
+(RFC 9110, 15.5.20). What to answer is decided elsewhere (`RegistryService.answer`); here it is written,
+and one `Served` is reported per request. Fails open: what goes wrong before the first byte of an answer
+becomes a verbatim pass-through to the registry (I1); what goes wrong later cuts the connection, so that
+nobody takes a part for the whole (I2).
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from multidict import CIMultiDict
+
+from tidegate_proxy.answer import Answer, Cache, Incoming, Kind
+from tidegate_proxy.interceptor import Arrival
+from tidegate_proxy.oci_error import OciError
+from tidegate_proxy.site import Site
+from tidegate_proxy.store import DigestMismatch
+from tidegate_proxy.upstream import UpstreamUnreachable
+
+MAX_HEADER_BYTES = 64 * 1024
+KEEPALIVE_S = 75.0
+_READ_BUFFER_BYTES = 256 * 1024
+_CLOSE_S = 0.05  # 0 would mean for ever
+# docker-registry-proxy's users look for these
+_PROXY_STATUS = "X-Docker-Registry-Proxy-Cache-Upstream-Status"
+_PROXY_TYPE = "X-Docker-Registry-Proxy-Cache-Type"
+
+
+class Service(Protocol):
+    """What answers requests: registry semantics over a store and upstreams."""
+
+    async def answer(self, incoming: Incoming) -> Answer: ...
+
+    async def pass_through(self, incoming: Incoming) -> Answer:
+        """The registry's own answer, untouched; raises UpstreamUnreachable."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """One request as the log and the metrics want it; `cause` names what went wrong, if anything did."""
+
+    site: Site
+    method: str
+    path: str
+    status: int
+    cache: Cache
+    kind: Kind
+    sent_bytes: int
+    received_bytes: int
+    seconds: float
+    cause: BaseException | None
+
+
+class HttpServer:
+    """Makes the protocol for each intercepted connection and answers its requests."""
+
+    def __init__(
+        self,
+        *,
+        service: Service,
+        site_of: Callable[[Arrival], Site | None],
+        served: Callable[[Served], None],
+        probe_host: str,
+    ) -> None:
+        self._service = service
+        self._site_of = site_of
+        self._served = served
+        self._probe_host = probe_host
+        self._server = web.Server(self._handle, handler_cancellation=True)
+
+    def protocol(self, arrival: Arrival) -> asyncio.Protocol:
+        """The protocol for one connection, before its TLS handshake."""
+        return _Connection(self._server, arrival)
+
+    def stop_keeping_alive(self) -> None:
+        """Close idle connections and let the others end with the answer they are at."""
+        self._server.pre_shutdown()
+
+    async def close(self) -> None:
+        await self._server.shutdown(_CLOSE_S)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        started = time.monotonic()
+        assert isinstance(request.protocol, _Connection)  # this server makes no other
+        arrival = request.protocol.arrival
+        site = self._site_of(arrival)
+        if arrival.sni == self._probe_host:
+            return web.Response(text="tidegate\n")
+        if site is None or not _host_agrees(request.headers.get("Host", ""), arrival):
+            return web.Response(status=421, text=f"this connection is for {arrival.sni}\n")
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await _transmit(request, b"HTTP/1.1 100 Continue\r\n\r\n")
+        body = _Body(request)
+        incoming = Incoming(
+            site=site,
+            method=request.method,
+            target=request.raw_path,
+            headers=request.headers,
+            body=body.chunks() if request.can_read_body else None,
+        )
+        answer, cause = await self._decide(incoming)
+        sent = 0
+        try:
+            response, sent = await _write(request, answer)
+            return response
+        except _CutShort as cut:
+            sent, cause = cut.sent_bytes, cut.__cause__
+            return cut.response
+        finally:
+            self._served(
+                Served(
+                    site=site,
+                    method=request.method,
+                    path=incoming.path,
+                    status=answer.status,
+                    cache=answer.cache,
+                    kind=answer.kind,
+                    sent_bytes=sent,
+                    received_bytes=body.received_bytes,
+                    seconds=time.monotonic() - started,
+                    cause=cause,
+                )
+            )
+
+    async def _decide(self, incoming: Incoming) -> tuple[Answer, BaseException | None]:
+        try:
+            return await _begun(await self._service.answer(incoming)), None
+        except UpstreamUnreachable as error:
+            return _unavailable(error), error
+        except DigestMismatch as error:
+            return _unavailable(
+                error
+            ), error  # not to be passed through: it would be the same wrong bytes (I2)
+        except Exception as error:  # noqa: BLE001 - fail open: a bug of ours must not end a pull (I1)
+            if incoming.body is not None:
+                return _unavailable(error), error  # its body may be spent: it cannot be sent again
+            try:
+                return await self._service.pass_through(incoming), error
+            except UpstreamUnreachable as unreachable:
+                return _unavailable(unreachable), unreachable
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's protocol of one connection, which remembers how the connection came here."""
+
+    __slots__ = ("arrival",)
+
+    def __init__(self, server: web.Server, arrival: Arrival) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]  # documented as "no log"; the hint lacks it
+            keepalive_timeout=KEEPALIVE_S,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            read_bufsize=_READ_BUFFER_BYTES,
+            auto_decompress=False,
+            lingering_time=2.0,
+        )
+        self.arrival = arrival
+
+
+async def _begun(answer: Answer) -> Answer:
+    """The same answer with the first piece of its body at hand: what fails before it can still be mended."""
+    if isinstance(answer.body, bytes):
+        return answer
+    pieces = answer.body
+    first = await anext(pieces, None)
+
+    async def from_first() -> AsyncIterator[bytes | memoryview]:
+        if first is not None:
+            yield first
+            async for piece in pieces:
+                yield piece
+
+    return replace(answer, body=from_first())
+
+
+class _Body:
+    """A request's body as it arrives, counted."""
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self._request = request
+        self.received_bytes = 0
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        async for chunk in self._request.content.iter_any():
+            self.received_bytes += len(chunk)
+            yield chunk
+
+
+class _CutShort(Exception):
+    """An answer ended before its end: the connection has been cut."""
+
+    def __init__(self, response: web.StreamResponse, sent_bytes: int) -> None:
+        super().__init__()
+        self.response = response
+        self.sent_bytes = sent_bytes
+
+
+async def _write(request: web.BaseRequest, answer: Answer) -> tuple[web.StreamResponse, int]:
+    headers = answer.headers
+    headers["X-Tidegate-Cache"] = answer.cache.value
+    headers[_PROXY_STATUS] = answer.cache.value.upper()
+    headers[_PROXY_TYPE] = answer.kind.value
+    if isinstance(answer.body, bytes):
+        response: web.StreamResponse = web.Response(
+            status=answer.status, headers=headers, body=answer.body or None
+        )
+        return response, len(answer.body)
+    response = web.StreamResponse(status=answer.status, headers=headers)
+    if "Content-Length" not in headers and answer.status not in (204, 304):
+        response.enable_chunked_encoding()
+    sent = 0
+    try:
+        await response.prepare(request)
+        async for piece in answer.body:
+            await response.write(piece)
+            sent += len(piece)
+        await response.write_eof()
+    except Exception as error:
+        # Half an answer is out. An orderly end would make it look whole, so cut.
+        if request.transport is not None:
+            request.transport.abort()
+        raise _CutShort(response, sent) from error
+    return response, sent
+
+
+async def _transmit(request: web.BaseRequest, raw: bytes) -> None:
+    writer: AbstractStreamWriter = request.writer
+    await writer.write(raw)
+
+
+def _host_agrees(host: str, arrival: Arrival) -> bool:
+    name, _, port = host.rpartition(":") if ":" in host else (host, "", "")
+    return name.lower().rstrip(".") == arrival.sni and (not port or port == str(arrival.original.port))
+
+
+def _unavailable(error: BaseException) -> Answer:
+    problem = OciError("UNAVAILABLE", str(error))
+    return Answer(
+        status=502 if isinstance(error, UpstreamUnreachable) else 500,
+        headers=CIMultiDict({"Content-Type": "application/json"}),
+        body=problem.body(),
+    )

@@ -1,0 +1,76 @@
+"""Which registry a connection is for: host names become a `Site` once, at the edge.
+
+A *registry* is what the configuration names (`docker.io`); a *site* is one host and port of it that
+a client asked for (`registry-1.docker.io:443`). Tags and proofs are kept by registry, requests go to
+the site. Pure: no socket, no look-up.
+"""
+
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registry:
+    """One configured registry; a host may have a port (`example:5000`) or be a wildcard (`*.gcr.io`)."""
+
+    name: str
+    hosts: tuple[str, ...]
+    plain_http: bool = False
+    tls: ssl.SSLContext | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One host and port of a registry, as a client addressed it."""
+
+    registry: str
+    host: str
+    port: int = 443
+    scheme: str = "https"
+    tls: ssl.SSLContext | None = field(default=None, compare=False)
+
+    @property
+    def authority(self) -> str:
+        """`host` or `host:port` as it stands in a Host header (RFC 9110, 7.2)."""
+        default = 443 if self.scheme == "https" else 80
+        return self.host if self.port == default else f"{self.host}:{self.port}"
+
+    @property
+    def origin(self) -> str:
+        """`scheme://host[:port]` (RFC 6454)."""
+        return f"{self.scheme}://{self.authority}"
+
+
+class Registries:
+    """The configured registries, looked up by the host and port that a client addressed."""
+
+    def __init__(self, registries: Iterable[Registry]) -> None:
+        self._by_host: dict[tuple[str, int], Registry] = {}
+        for registry in registries:
+            default = 80 if registry.plain_http else 443
+            for pattern in registry.hosts:
+                host, _, port = pattern.partition(":")
+                self._by_host[(host.lower(), int(port) if port else default)] = registry
+
+    def site(self, host: str, port: int) -> Site | None:
+        """The site for a host name and a TCP port, or None when no registry claims them."""
+        name = host.lower()
+        _, _, parent = name.partition(".")
+        registry = self._by_host.get((name, port)) or self._by_host.get((f"*.{parent}", port))
+        if registry is None:
+            return None
+        scheme = "http" if registry.plain_http else "https"
+        return Site(registry=registry.name, host=name, port=port, scheme=scheme, tls=registry.tls)
+
+    def claims(self, host: str) -> bool:
+        """Whether any registry has this host name, on whatever port."""
+        name = host.lower()
+        _, _, parent = name.partition(".")
+        return any(pattern in (name, f"*.{parent}") for pattern, _ in self._by_host)
+
+    def ports(self, host: str) -> frozenset[int]:
+        """The TCP ports on which registries have this host name."""
+        name = host.lower()
+        _, _, parent = name.partition(".")
+        return frozenset(port for pattern, port in self._by_host if pattern in (name, f"*.{parent}"))

@@ -1,0 +1,71 @@
+"""What an upstream is: somewhere to send a registry request, and how it fails.
+
+`direct` (the registry itself) is the only kind today; tiers of our own and foreign proxies come
+behind the same protocol.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
+
+from multidict import CIMultiDictProxy
+
+from tidegate_core.errors import TidegateError
+from tidegate_proxy.site import Site
+
+
+class UpstreamUnreachable(TidegateError):
+    """No HTTP answer could be had: the name does not resolve, nobody listens, TLS fails, or time ran out."""
+
+    def __init__(self, site: Site, cause: str) -> None:
+        super().__init__(f"{site.authority} cannot be reached: {cause}", next_step="tidegate status")
+        self.site = site
+
+
+class UpstreamBroken(TidegateError):
+    """The answer began and then the connection was cut, or its framing was wrong."""
+
+
+class UpstreamResponse(Protocol):
+    """An HTTP answer whose body has not been read yet; it must be closed."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, content coding untouched; raises UpstreamBroken."""
+        ...
+
+    async def read(self, limit_bytes: int) -> bytes | None:
+        """The whole body, or None when it is longer than the limit; raises UpstreamBroken."""
+        ...
+
+    async def close(self) -> None:
+        """Give the connection back when the body was read, drop it otherwise."""
+        ...
+
+
+class Upstream(Protocol):
+    """Sends one request and returns the answer's head."""
+
+    kind: str
+
+    def dark(self, site: Site) -> bool:
+        """Whether this site failed so recently that nobody with an alternative should wait for it."""
+        ...
+
+    async def request(
+        self,
+        site: Site,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        *,
+        body: AsyncIterator[bytes] | None = None,
+        follow_redirects: bool = False,
+        patience_s: float | None = None,
+    ) -> UpstreamResponse:
+        """Send `method target` to the site; `target` is path and query exactly as they go on the wire.
+
+        `patience_s` bounds the time until the answer's head. Raises UpstreamUnreachable.
+        """
+        ...
