@@ -1,0 +1,201 @@
+"""The HTTP framing of intercepted connections, over real sockets on loopback."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import pytest
+from multidict import CIMultiDict
+
+from tidegate_proxy.answer import Answer, Cache, Incoming, Kind
+from tidegate_proxy.digest import Digest
+from tidegate_proxy.endpoint import Endpoint
+from tidegate_proxy.http_server import HttpServer, Served
+from tidegate_proxy.interceptor import Arrival
+from tidegate_proxy.site import Site
+from tidegate_proxy.store import DigestMismatch
+from tidegate_proxy.upstream import UpstreamUnreachable
+
+SITE = Site(registry="docker.io", host="registry-1.docker.io")
+HOST = "Host: registry-1.docker.io\r\n"
+
+
+async def pieces(*parts: bytes, then: Exception | None = None) -> AsyncIterator[bytes | memoryview]:
+    for part in parts:
+        yield part
+    if then is not None:
+        raise then
+
+
+@dataclass
+class ScriptedService:
+    """Answers by path; remembers what came in and what was passed through."""
+
+    answers: dict[str, Callable[[], Answer]] = field(default_factory=dict)
+    received: dict[str, bytes] = field(default_factory=dict)
+    passed_through: list[str] = field(default_factory=list)
+
+    async def answer(self, incoming: Incoming) -> Answer:
+        if incoming.body is not None:
+            self.received[incoming.path] = b"".join([chunk async for chunk in incoming.body])
+        return self.answers[incoming.path]()
+
+    async def pass_through(self, incoming: Incoming) -> Answer:
+        self.passed_through.append(incoming.target)
+        return Answer(status=200, body=b"from the registry")
+
+
+@dataclass
+class World:
+    service: ScriptedService
+    served: list[Served]
+    port: int
+
+    async def exchange(self, request: str, *, body: bytes = b"") -> bytes:
+        """Send, and read to the end of the connection."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(request.encode() + body)
+        async with asyncio.timeout(5):
+            try:
+                answer = await reader.read()
+            except ConnectionResetError:
+                answer = b""
+        writer.close()
+        return answer
+
+    async def get(self, path: str, *, method: str = "GET") -> bytes:
+        return await self.exchange(f"{method} {path} HTTP/1.1\r\n{HOST}Connection: close\r\n\r\n")
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    service, served = ScriptedService(), list[Served]()
+    http = HttpServer(
+        service=service, site_of=lambda _: SITE, served=served.append, probe_host="probe.tidegate.internal"
+    )
+    arrival = Arrival(
+        sni="registry-1.docker.io",
+        original=Endpoint.of("192.0.2.1", 443),
+        peer=Endpoint.of("127.0.0.1", 1),
+    )
+    server = await asyncio.get_running_loop().create_server(lambda: http.protocol(arrival), "127.0.0.1", 0)
+    yield World(service, served, server.sockets[0].getsockname()[1])
+    server.close()
+    await http.close()
+
+
+async def test_an_answer_says_where_it_came_from(world: World) -> None:
+    """O4: X-Tidegate-Cache and docker-registry-proxy's headers, and one `Served` a request."""
+    world.service.answers["/v2/"] = lambda: Answer(
+        status=200, body=b"{}", cache=Cache.HIT, kind=Kind.MANIFEST
+    )
+    answer = await world.get("/v2/")
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"X-Tidegate-Cache: hit\r\n" in answer
+    assert b"X-Docker-Registry-Proxy-Cache-Upstream-Status: HIT\r\n" in answer
+    assert [(each.status, each.cache, each.sent_bytes) for each in world.served] == [(200, Cache.HIT, 2)]
+
+
+async def test_a_head_promises_the_length_and_sends_nothing(world: World) -> None:
+    """C9: Content-Length is the body's that a GET would have."""
+    world.service.answers["/blob"] = lambda: Answer(
+        status=200, headers=CIMultiDict({"Content-Length": "12345"})
+    )
+    head, _, body = (await world.get("/blob", method="HEAD")).partition(b"\r\n\r\n")
+
+    assert b"Content-Length: 12345" in head
+    assert body == b""
+
+
+@pytest.mark.parametrize("host", ["quay.io", "registry-1.docker.io:444", ""])
+async def test_a_host_header_that_differs_from_the_sni_is_misdirected(world: World, host: str) -> None:
+    """N6: 421, RFC 9110 15.5.20."""
+    answer = await world.exchange(f"GET /v2/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 421 ")
+
+
+@pytest.mark.parametrize("host", ["REGISTRY-1.docker.io", "registry-1.docker.io:443"])
+async def test_a_host_header_may_differ_in_case_and_name_the_port(world: World, host: str) -> None:
+    """N6: host names have no case, and the port is the one that was dialled."""
+    world.service.answers["/v2/"] = lambda: Answer(status=200, body=b"{}")
+    answer = await world.exchange(f"GET /v2/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("length", ["20", None])
+async def test_a_body_that_breaks_is_cut_and_never_finished(world: World, length: str | None) -> None:
+    """I2: neither the promised length nor the last chunk arrives."""
+    headers = CIMultiDict({"Content-Length": length} if length else {})
+    world.service.answers["/blob"] = lambda: Answer(
+        status=200, headers=headers, body=pieces(b"0123456789", b"9876543210", then=OSError("cut"))
+    )
+    answer = await world.get("/blob")
+
+    _, _, body = answer.partition(b"\r\n\r\n")
+    if length is None:
+        assert not body.endswith(b"0\r\n\r\n")
+    assert str(world.served[0].cause) == "cut"
+
+
+async def test_a_wrong_blob_is_not_passed_through_instead(world: World) -> None:
+    """I2: the registry would send the same wrong bytes again."""
+    world.service.answers["/blob"] = lambda: Answer(
+        status=200, body=pieces(then=DigestMismatch(Digest.of(b"right")))
+    )
+    answer = await world.get("/blob")
+
+    assert not answer.startswith(b"HTTP/1.1 200 ")
+    assert world.service.passed_through == []
+
+
+async def test_a_bug_before_the_first_byte_becomes_a_pass_through(world: World) -> None:
+    """I1: whether deciding fails or the first piece of the body does."""
+
+    def fails() -> Answer:
+        raise RuntimeError("a bug")
+
+    world.service.answers["/deciding"] = fails
+    world.service.answers["/first"] = lambda: Answer(status=200, body=pieces(then=RuntimeError("a bug")))
+    for path in ("/deciding", "/first"):
+        assert (await world.get(path)).endswith(b"from the registry")
+
+    assert world.service.passed_through == ["/deciding", "/first"]
+
+
+async def test_an_unreachable_registry_is_an_error_that_clients_understand(world: World) -> None:
+    """C7: the specification's error body."""
+
+    def fails() -> Answer:
+        raise UpstreamUnreachable(SITE, "refused")
+
+    world.service.answers["/v2/"] = fails
+    answer = await world.get("/v2/")
+
+    assert answer.startswith(b"HTTP/1.1 502 ")
+    assert b'"code": "UNAVAILABLE"' in answer
+
+
+async def test_an_upload_reaches_the_service_as_it_was_sent(world: World) -> None:
+    """C18: body, length and content coding untouched; `Expect: 100-continue` is answered."""
+    body = b"\x1f\x8b" + bytes(300_000)
+    world.service.answers["/v2/x/blobs/uploads/1"] = lambda: Answer(status=202)
+    answer = await world.exchange(
+        f"PATCH /v2/x/blobs/uploads/1 HTTP/1.1\r\n{HOST}Connection: close\r\nContent-Encoding: gzip\r\n"
+        f"Expect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n",
+        body=body,
+    )
+
+    assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 202 ")
+    assert world.service.received["/v2/x/blobs/uploads/1"] == body
+    assert world.served[0].received_bytes == len(body)
+
+
+async def test_one_connection_carries_several_requests(world: World) -> None:
+    """C1: containerd keeps its connections."""
+    world.service.answers["/v2/"] = lambda: Answer(status=200, body=b"{}")
+    request = f"GET /v2/ HTTP/1.1\r\n{HOST}\r\n"
+    last = f"GET /v2/ HTTP/1.1\r\n{HOST}Connection: close\r\n\r\n"
+    answer = await world.exchange(2 * request + last)
+
+    assert answer.count(b"HTTP/1.1 200 ") == 3
