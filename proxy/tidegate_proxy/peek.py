@@ -6,6 +6,7 @@ nothing about the connection and never writes to it.
 """
 
 import asyncio
+import os
 import socket
 from enum import Enum, auto
 
@@ -39,8 +40,10 @@ async def peek_hello(sock: socket.socket, *, timeout_s: float) -> ClientHello | 
                     await _readable(sock)
                     continue
                 if len(data) < needed:
-                    # Woken before there was enough: the client closed its side, or the kernel has no room
-                    # for so much. Either way waiting on would only spin.
+                    # Woken before there was enough: the client reset the connection or closed its side, or
+                    # the kernel has no room for so much. Whichever it is, waiting on would only spin.
+                    if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                        raise OSError(error, os.strerror(error))
                     return Unheard.INCOMPLETE if data else Unheard.SILENT
                 hello = parse_client_hello(data)
                 if not isinstance(hello, NeedMore):

@@ -1,0 +1,505 @@
+"""The accepting loop, met by real clients on real sockets: who is served, who goes on, who is refused."""
+
+import asyncio
+import errno
+import os
+import resource
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from tidegate_proxy.authority import PROBE_HOST, Authority
+from tidegate_proxy.client_hello import ClientHello
+from tidegate_proxy.endpoint import Endpoint
+from tidegate_proxy.interceptor import OUTCOMES, Arrival, Interceptor, distrusts
+from tidegate_proxy.leaf import Leaves
+from tidegate_proxy.peek import peek_hello
+
+Until = Callable[[Callable[[], object]], Awaitable[None]]
+STEERED = "ghcr.io"
+
+
+class Site(asyncio.Protocol):
+    """A small HTTP/1.1 server: it answers each request with the name that was asked for."""
+
+    def __init__(self, arrival: Arrival) -> None:
+        self.arrival = arrival
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's has the methods, not the base class
+
+    def data_received(self, data: bytes) -> None:
+        if data.endswith(b"\r\n\r\n"):
+            body = f"{self.arrival.sni} via {self.arrival.original}".encode()
+            self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+
+class Stage:
+    """An interceptor before an origin that echoes, and what both have seen."""
+
+    def __init__(self, directory: Path) -> None:
+        clock = lambda: datetime.now(UTC)  # noqa: E731 - a clock is a value
+        authority = Authority.load_or_create(directory, hosts=[STEERED], machine_id="m", now=clock())
+        self.anchor = authority.certificate_pem.decode()
+        self.leaves = Leaves(authority, clock)
+        self.observed: list[tuple[str, str]] = []
+        self.arrivals: list[Arrival] = []
+        self.failed: list[tuple[Arrival, OSError]] = []
+        self.origin_met = 0
+        self.bug: Exception | None = None
+        self.parts = ExitStack()
+
+    async def open(self, *, host: str = "127.0.0.1", max_connections: int = 4096) -> "Stage":
+        self.origin = await asyncio.start_server(self._echo, "127.0.0.1", 0)
+        self.original: Endpoint | None = Endpoint.of(*self.origin.sockets[0].getsockname())
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        dual_stack = host == "::"
+        self.listener = socket.create_server((host, 0), family=family, dualstack_ipv6=dual_stack)
+        self.address = self.listener.getsockname()[:2]
+        self.interceptor = Interceptor(
+            original_dst=lambda _sock: self.original,
+            steered=lambda sni: sni == STEERED,
+            tls_context=self._context,
+            http_protocol=self._site,
+            dial=self._dial,
+            observe=self._observe,
+            handshake_failed=lambda arrival, error: self.failed.append((arrival, error)),
+            hello_timeout_s=0.15,
+            max_connections=max_connections,
+        )
+        self.serving = asyncio.create_task(self.interceptor.serve([self.listener]))
+        return self
+
+    async def close(self) -> None:
+        self.serving.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.serving
+        self.listener.close()
+        self.origin.close()
+        self.parts.close()
+
+    def _observe(self, outcome: str, reason: str) -> None:
+        assert (outcome, reason) in OUTCOMES
+        self.observed.append((outcome, reason))
+
+    def _context(self, sni: str) -> ssl.SSLContext:
+        if self.bug is not None:
+            raise self.bug
+        return self.leaves.context(sni)
+
+    def _site(self, arrival: Arrival) -> Site:
+        self.arrivals.append(arrival)
+        return Site(arrival)
+
+    async def _dial(self, endpoint: Endpoint) -> socket.socket:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, (str(endpoint.address), endpoint.port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async def _echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.origin_met += 1
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    def trusting(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cadata=self.anchor)
+
+    def connect(self) -> socket.socket:
+        """A client's socket, connected, closed when the test ends."""
+        sock = self.parts.enter_context(socket.create_connection(self.address))
+        sock.setblocking(False)
+        return sock
+
+    async def ask(self, sni: str, *, context: ssl.SSLContext | None = None) -> bytes:
+        """One request over TLS: the body that came back."""
+        reader, writer = await asyncio.open_connection(
+            *self.address, ssl=context or self.trusting(), server_hostname=sni
+        )
+        writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        body = await reader.readexactly(int(head.split(b"Content-Length: ")[1].split()[0]))
+        writer.close()
+        return body
+
+    async def echoed(self, sock: socket.socket, sent: bytes) -> bytes:
+        """All that comes back for `sent` and the end of it."""
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(sock, sent)
+        sock.shutdown(socket.SHUT_WR)
+        return await rest(sock)
+
+
+async def rest(sock: socket.socket) -> bytes:
+    got = b""
+    async with asyncio.timeout(5):
+        while more := await asyncio.get_running_loop().sock_recv(sock, 65536):
+            got += more
+    return got
+
+
+def hang_up(sock: socket.socket) -> None:
+    """Close with RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def hello_bytes(host: str | None, *protocols: str, padding: int = 0) -> bytes:
+    """What a real client sends first; `padding` makes it as large as a post-quantum key share would."""
+    context = ssl.create_default_context()
+    context.check_hostname = host is not None
+    if protocols or padding:
+        context.set_alpn_protocols([*protocols, *(f"{n:0200d}" for n in range(padding // 201))])
+    sent = ssl.MemoryBIO()
+    client = context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname=host)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    return sent.read()
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    stage = await Stage(tmp_path / "authority").open()
+    yield stage
+    await stage.close()
+
+
+async def test_a_steered_name_is_answered_by_us_and_never_reaches_the_origin(stage: Stage) -> None:
+    """N3: the bytes that were looked at begin the handshake."""
+    body = await stage.ask(STEERED)
+
+    assert body == f"{STEERED} via {stage.original}".encode()
+    assert stage.observed == [("intercepted", "steered")]
+    assert stage.origin_met == 0
+
+
+async def test_the_probe_is_answered_whatever_is_steered(stage: Stage) -> None:
+    """I3: the agent's own probe takes the same way as a client."""
+    assert PROBE_HOST.encode() in await stage.ask(PROBE_HOST)
+    assert stage.observed == [("intercepted", "probe")]
+
+
+GOES_ON = {
+    "another name": (hello_bytes("neighbour.example"), "other_sni"),
+    "a name below a steered one": (hello_bytes("x.ghcr.io"), "other_sni"),
+    "no name": (hello_bytes(None), "no_sni"),
+    "an address for a name": (hello_bytes("192.0.2.1"), "no_sni"),
+    "a steered name over HTTP/2 alone": (hello_bytes(STEERED, "h2"), "no_http1"),
+    "plain HTTP": (b"GET / HTTP/1.1\r\nHost: ghcr.io\r\n\r\n", "not_tls"),
+    "garbage": (bytes(range(255, 0, -1)) * 20, "not_tls"),
+    "one byte": (b"x", "not_tls"),
+    "half a hello, then the end": (hello_bytes(STEERED)[:100], "incomplete"),
+    "nothing, then the end": (b"", "silent"),
+}
+
+
+@pytest.mark.parametrize(("sent", "reason"), GOES_ON.values(), ids=GOES_ON.keys())
+async def test_everything_else_reaches_the_origin_byte_for_byte(
+    stage: Stage, sent: bytes, reason: str
+) -> None:
+    """N6: neighbours on a shared address are untouched, and so is what is not TLS."""
+    back = await stage.echoed(stage.connect(), sent)
+
+    assert back == sent
+    assert stage.observed == [("spliced", reason)]
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [(b"", "silent"), (hello_bytes(STEERED)[:100], "incomplete")],
+    ids=["silent", "half a hello"],
+)
+async def test_a_client_that_stops_talking_is_let_through_when_time_is_up(
+    stage: Stage, until: Until, sent: bytes, reason: str
+) -> None:
+    """N6: where the server speaks first nobody waits for ever; what was said meanwhile is not lost."""
+    client = stage.connect()
+    await asyncio.get_running_loop().sock_sendall(client, sent)
+    await until(lambda: stage.origin_met)
+
+    assert await stage.echoed(client, b"at last") == sent + b"at last"
+    assert stage.observed == [("spliced", reason)]
+
+
+class Counting(socket.socket):
+    """A socket that counts how often it is looked at."""
+
+    looks = 0
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        self.looks += 1
+        return super().recv(size, flags)
+
+
+async def test_a_hello_that_comes_byte_by_byte_costs_a_handful_of_looks() -> None:
+    """I8: a slow client does not keep the loop busy, however large its hello."""
+    sent = hello_bytes(STEERED, "http/1.1", padding=4000)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        accepted = Counting(fileno=listener.accept()[0].detach())
+        accepted.setblocking(False)
+    with client, accepted:
+        peeking = asyncio.create_task(peek_hello(accepted, timeout_s=30))
+        for byte in sent:
+            client.send(bytes([byte]))
+            await asyncio.sleep(0)
+        hello = await peeking
+
+        assert isinstance(hello, ClientHello) and hello.sni == STEERED
+        assert accepted.looks <= 6
+        assert accepted.recv(65536) == sent
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+
+
+async def test_a_handshake_that_comes_byte_by_byte_is_intercepted(stage: Stage, until: Until) -> None:
+    """N3: whatever the segments, the same bytes begin the handshake."""
+    client = stage.connect()
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = stage.trusting().wrap_bio(to_client, to_server, server_hostname=STEERED)
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    for byte in to_server.read():
+        client.send(bytes([byte]))
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        while tls.version() is None or tls.getpeercert() is None:
+            to_client.write(await asyncio.get_running_loop().sock_recv(client, 65536))
+            with suppress(ssl.SSLWantReadError):
+                tls.do_handshake()
+    await asyncio.get_running_loop().sock_sendall(client, to_server.read())
+    await until(lambda: stage.observed)
+
+    assert stage.observed == [("intercepted", "steered")]
+
+
+async def test_a_reset_while_we_look_is_the_end_of_it(stage: Stage, until: Until) -> None:
+    """I1: the next client is served as if nothing had been."""
+    client = stage.connect()
+    await asyncio.get_running_loop().sock_sendall(client, hello_bytes(STEERED)[:50])
+    await until(lambda: stage.interceptor.connections)
+    hang_up(client)
+    await until(lambda: stage.observed)
+
+    assert stage.observed == [("refused", "reset")]
+    assert stage.origin_met == 0
+    assert await stage.ask(STEERED)
+
+
+async def test_a_connection_to_the_agent_itself_is_refused(stage: Stage) -> None:
+    """I5: dialling the original destination would be dialling ourselves, without end."""
+    for original in (None, Endpoint.of(*stage.address)):
+        stage.original = original
+        with pytest.raises(ConnectionResetError):
+            await rest(stage.connect())
+
+    assert stage.observed == [("refused", "own_address")] * 2
+    assert stage.origin_met == 0
+
+
+async def test_an_origin_that_cannot_be_reached_is_a_reset(stage: Stage) -> None:
+    """N6: the client learns at once, as it would have without us."""
+    stage.origin.close()
+    await stage.origin.wait_closed()
+    client = stage.connect()
+    await asyncio.get_running_loop().sock_sendall(client, b"GET / HTTP/1.1\r\n\r\n")
+
+    with pytest.raises(ConnectionResetError):
+        await rest(client)
+    assert stage.observed == [("refused", "unreachable")]
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_client_that_does_not_trust_us_is_told_of(
+    stage: Stage, until: Until, version: ssl.TLSVersion
+) -> None:
+    """N9: who it was and why, so that it can be left alone from then on."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = context.maximum_version = version
+
+    def shake() -> None:
+        with socket.create_connection(stage.address) as sock, pytest.raises(ssl.SSLCertVerificationError):
+            context.wrap_socket(sock, server_hostname=STEERED)
+
+    await asyncio.to_thread(shake)  # asyncio's own client would hang up without sending its alert
+    await until(lambda: stage.failed)
+
+    [(arrival, error)] = stage.failed
+    assert arrival.sni == STEERED
+    assert arrival.peer.address.is_loopback and arrival.peer.port > 0
+    assert distrusts(error)
+    assert stage.observed == [("refused", "distrusted")]
+
+
+async def test_a_handshake_that_breaks_off_is_no_distrust(stage: Stage, until: Until) -> None:
+    """N9: a client that went away said nothing about our certificate."""
+    client = stage.connect()
+    await asyncio.get_running_loop().sock_sendall(client, hello_bytes(STEERED))
+    assert await asyncio.get_running_loop().sock_recv(client, 1)
+    hang_up(client)
+    await until(lambda: stage.failed)
+
+    assert not distrusts(stage.failed[0][1])
+    assert stage.observed == [("refused", "handshake")]
+
+
+async def test_a_bug_in_what_would_serve_is_a_splice(stage: Stage) -> None:
+    """I1: before a byte is consumed, whatever goes wrong leaves the origin to serve."""
+    stage.bug = RuntimeError("out of luck")
+    reports: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reports.append(context))
+    sent = hello_bytes(STEERED)
+
+    assert await stage.echoed(stage.connect(), sent) == sent
+    assert stage.observed == [("spliced", "error")]
+    assert reports[0]["exception"] is stage.bug
+
+
+@contextmanager
+def no_descriptors_left() -> Iterator[Callable[[], None]]:
+    """Every descriptor that the process may have is taken; call what comes to give them back."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+
+    def give_back() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        while taken:
+            os.close(taken.pop())
+
+    try:
+        while True:
+            try:
+                taken.append(os.dup(0))
+            except OSError as error:
+                assert error.errno == errno.EMFILE
+                break
+        yield give_back
+    finally:
+        give_back()
+
+
+async def test_without_descriptors_it_waits_and_does_not_spin(stage: Stage, until: Until) -> None:
+    """I8: accept fails with EMFILE while the backlog stays readable; ten looks a second, no more."""
+    loop = asyncio.get_running_loop()
+    client = socket.socket()
+    client.setblocking(False)
+    with client, no_descriptors_left() as give_back:
+        started = loop.time()
+        await loop.sock_connect(client, stage.address)
+        await loop.sock_sendall(client, b"GET / HTTP/1.1\r\n\r\n")
+        await until(lambda: len(stage.observed) >= 3)
+        took = loop.time() - started
+        give_back()
+        assert await stage.echoed(client, b"") == b"GET / HTTP/1.1\r\n\r\n"
+
+    assert took >= 0.2
+    assert set(stage.observed[:-1]) == {("refused", "no_descriptors")}
+    assert stage.observed[-1] == ("spliced", "not_tls")
+
+
+async def test_more_than_the_most_wait_for_their_turn(tmp_path: Path, until: Until) -> None:
+    """I8: connections in flight are bounded, and nobody is turned away for it."""
+    stage = await Stage(tmp_path / "authority").open(max_connections=2)
+    first, second, third = stage.connect(), stage.connect(), stage.connect()
+    for client in (first, second, third):
+        client.send(b"GET / HTTP/1.1\r\n\r\n")
+    await until(lambda: len(stage.observed) == 2)
+    assert stage.interceptor.connections == 2
+    first.close()
+
+    assert await stage.echoed(third, b"") == b"GET / HTTP/1.1\r\n\r\n"
+    assert len(stage.observed) == 3
+    await stage.close()
+
+
+async def test_what_is_in_flight_ends_before_the_stop(stage: Stage, until: Until) -> None:
+    """N18: no more connections are taken, those that are here end in peace."""
+    reader, writer = await asyncio.open_connection(
+        *stage.address, ssl=stage.trusting(), server_hostname=STEERED
+    )
+    neighbour = stage.connect()
+    await asyncio.get_running_loop().sock_sendall(neighbour, b"GET ")
+    await until(lambda: len(stage.observed) == 2)
+    stage.interceptor.stop_accepting()
+    draining = asyncio.create_task(stage.interceptor.drain(5))
+    late = stage.connect()
+    await asyncio.get_running_loop().sock_sendall(late, b"GET ")
+
+    writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    assert await stage.echoed(neighbour, b"/") == b"GET /"
+    assert not draining.done()
+    writer.close()
+    await draining
+    await stage.serving
+    assert stage.interceptor.connections == 0
+    assert len(stage.observed) == 2
+
+
+async def test_a_drain_that_took_too_long_cuts(stage: Stage, until: Until) -> None:
+    """N18: a stop ends in bounded time, and a cut looks like one."""
+    reader, writer = await asyncio.open_connection(
+        *stage.address, ssl=stage.trusting(), server_hostname=STEERED
+    )
+    neighbour = stage.connect()
+    await asyncio.get_running_loop().sock_sendall(neighbour, b"GET ")
+    await until(lambda: len(stage.observed) == 2)
+    stage.interceptor.stop_accepting()
+    await stage.interceptor.drain(0.05)
+    await stage.serving
+
+    with pytest.raises(ConnectionResetError):
+        await rest(neighbour)
+    assert await reader.read() == b""
+    writer.close()
+    await until(lambda: stage.interceptor.connections == 0)
+
+
+async def test_a_cancelled_accepting_loop_leaves_no_socket_behind(tmp_path: Path, until: Until) -> None:
+    """I4: undecided, spliced and intercepted connections all end with it."""
+    before = open_sockets()
+    stage = await Stage(tmp_path / "authority").open()
+    intercepted = await asyncio.open_connection(*stage.address, ssl=stage.trusting(), server_hostname=STEERED)
+    spliced, undecided = stage.connect(), stage.connect()
+    spliced.send(b"GET ")
+    undecided.send(hello_bytes(STEERED)[:9])
+    await until(lambda: len(stage.observed) == 2 and stage.interceptor.connections == 3)
+    await stage.close()
+    intercepted[1].close()
+    await stage.origin.wait_closed()
+
+    await until(lambda: open_sockets() == before)
+
+
+def open_sockets() -> set[str]:
+    links = (path for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+    return {target for link in links if (target := str(link.readlink())).startswith("socket:")}
+
+
+@pytest.mark.parametrize(
+    ("host", "met_at", "peer"), [("::1", "::1", "::1"), ("::", "127.0.0.1", "127.0.0.1")]
+)
+async def test_both_families_arrive(tmp_path: Path, until: Until, host: str, met_at: str, peer: str) -> None:
+    """N12: an IPv6 client is named by its address, and an IPv4 one by its own on a socket for both."""
+    stage = await Stage(tmp_path / "authority").open(host=host)
+    stage.address = (met_at, stage.address[1])
+    assert await stage.ask(STEERED)
+
+    assert str(stage.arrivals[0].peer.address) == peer
+    await stage.close()
