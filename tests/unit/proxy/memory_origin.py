@@ -23,6 +23,7 @@ class MemoryOrigin:
     pause_at: int | None = None  # no byte from this position on leaves before `resume` is set
     pauses_once: bool = False
     resume: asyncio.Event = field(default_factory=asyncio.Event)
+    answer: asyncio.Event | None = None  # no answer is given before it is set
     reads: list[int] = field(default_factory=list)
     sent_bytes: int = 0
     open_bodies: int = 0
@@ -30,6 +31,8 @@ class MemoryOrigin:
     async def read(self, first: int) -> "MemoryBody":
         self.reads.append(first)
         await asyncio.sleep(0)
+        if self.answer is not None:
+            await self.answer.wait()
         if self.refusals:
             raise self.refusals.pop(0)
         if first >= len(self.content) and first > 0 and not self.ignores_range:

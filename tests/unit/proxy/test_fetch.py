@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from tidegate_proxy.byte_range import Extent
 from tidegate_proxy.digest import Digest
 from tidegate_proxy.healing import Patience
 from tidegate_proxy.origin import OriginBroken, OriginRefused, OriginUnreachable
+from tidegate_proxy.spool import SPOOL_BYTES
 from tidegate_proxy.store import DigestMismatch
 from tidegate_proxy.tail import TAIL_BYTES
 from unit.proxy.memory_origin import MemoryBody, MemoryOrigin
@@ -307,11 +309,13 @@ async def test_a_fetch_goes_on_when_its_first_reader_leaves(place: Place) -> Non
 
 async def test_a_fetch_goes_on_when_whoever_began_it_leaves_before_the_answer(place: Place) -> None:
     """C11: cancelled while it waits for the origin's answer, with nobody else there; the blob is stored."""
-    origin = MemoryOrigin(content=MEDIUM)
+    origin = MemoryOrigin(content=MEDIUM, answer=asyncio.Event())
     joining = asyncio.create_task(place.fetches.join(Digest.of(MEDIUM), origin))
     await until(lambda: origin.reads == [0])
     joining.cancel()
     await asyncio.gather(joining, return_exceptions=True)
+    assert origin.answer is not None
+    origin.answer.set()
 
     await place.idle()
     assert place.has(Digest.of(MEDIUM))
@@ -328,6 +332,27 @@ async def test_a_slow_reader_does_not_slow_the_fetch(place: Place) -> None:
     assert place.has(Digest.of(BIG))
     assert len(slow.received) < len(BIG)
     slow.go_on.set()
+    assert await reading == BIG
+
+
+async def test_a_disk_that_hangs_holds_the_origin_back(place: Place) -> None:
+    """I8: the fetch runs ahead on disk, never in memory."""
+    origin = MemoryOrigin(content=BIG, pause_at=100_000)
+    reading = asyncio.create_task(Reader(await place.fetches.join(Digest.of(BIG), origin)).to_end())
+    await until(lambda: _written(place, BIG) == 100_000)
+    disk_goes_on = threading.Event()
+    try:
+        hanging = [asyncio.create_task(place.store.run(disk_goes_on.wait)) for _ in range(8)]
+        await asyncio.sleep(0)
+        origin.resume.set()
+        await until(lambda: origin.sent_bytes >= SPOOL_BYTES)
+        for _ in range(1000):  # turns of the loop, each of which could take a chunk more
+            await asyncio.sleep(0)
+
+        assert origin.sent_bytes <= 100_000 + 2 * (SPOOL_BYTES + origin.chunk_bytes)
+    finally:
+        disk_goes_on.set()
+    await asyncio.gather(*hanging)
     assert await reading == BIG
 
 
