@@ -13,7 +13,7 @@ from tidegate_agent.probe import ProbeFailed
 from tidegate_agent.steering.backend import Steering, SteeringFailed
 
 PROBE_EVERY_S = 5.0
-_FIRST_RETRY_S = 0.5
+FIRST_RETRY_S = 0.5
 _LONGEST_RETRY_S = 10.0
 
 
@@ -35,14 +35,18 @@ class Gate:
         steering: Steering,
         probe: Callable[[], Awaitable[None]],
         changed: Callable[[GateState], None],
+        probe_every_s: float = PROBE_EVERY_S,
+        retry_s: float = FIRST_RETRY_S,
     ) -> None:
         self._steering = steering
         self._probe = probe
         self._changed = changed
+        self._probe_every_s = probe_every_s
+        self._first_retry_s = retry_s
         self.state = GateState(False, "starting: the agent has not yet come through its own probe")
 
     async def run(self) -> None:
-        retry_s = _FIRST_RETRY_S
+        retry_s = self._first_retry_s
         while True:
             try:
                 await self._probe()
@@ -56,8 +60,8 @@ class Gate:
                 retry_s = min(2 * retry_s, _LONGEST_RETRY_S)
             else:
                 self._become(GateState(True, ""))
-                retry_s = _FIRST_RETRY_S
-                await asyncio.sleep(PROBE_EVERY_S)
+                retry_s = self._first_retry_s
+                await asyncio.sleep(self._probe_every_s)
 
     def _become(self, state: GateState) -> None:
         if state != self.state:

@@ -1,0 +1,90 @@
+"""For how long the addresses of registry hosts are steered."""
+
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+import pytest
+
+from tidegate_agent.addresses import GRACE_S, SteeredAddresses
+from tidegate_agent.steering import SteeringFailed
+from tidegate_dns.address import LearnedAddress
+from tidegate_proxy.endpoint import Endpoint
+from unit.agent.recording_steering import RecordingSteering
+
+ADDRESS = ip_address("192.0.2.1")
+STALE_MAX_S = 1000.0
+
+
+@dataclass
+class World:
+    now: float = 0.0
+    learned: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.steering = RecordingSteering(lambda: self.now)
+        self.addresses = SteeredAddresses(
+            steering=self.steering,
+            ports=lambda name: (443, 5000) if name == "registry.local" else (443,),
+            clock=lambda: self.now,
+            stale_max_s=STALE_MAX_S,
+            learned=self.learned.append,
+        )
+
+    def is_steered(self) -> bool:
+        return Endpoint(ADDRESS, 443) in self.steering.steered()
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_an_address_is_steered_for_its_time_to_live_and_a_grace(world: World) -> None:
+    """N2: DESIGN 4."""
+    world.addresses.learn("ghcr.io", [LearnedAddress(ADDRESS, 30)])
+    world.now = 30 + GRACE_S - 1
+    assert world.is_steered()
+
+    world.now += 2
+    assert not world.is_steered()
+
+
+def test_every_port_that_a_registry_has_under_a_name_is_steered(world: World) -> None:
+    """C24: elements hold address and port."""
+    world.addresses.learn("registry.local", [LearnedAddress(ADDRESS, 30)])
+
+    assert world.steering.steered() == {Endpoint(ADDRESS, 443), Endpoint(ADDRESS, 5000)}
+    assert world.learned == [2]
+
+
+def test_an_address_is_kept_while_no_resolver_answers(world: World) -> None:
+    """C7: a registry outage is often a DNS outage too; clients still hold the address."""
+    world.addresses.learn("ghcr.io", [LearnedAddress(ADDRESS, 0)])
+    while world.now < STALE_MAX_S - GRACE_S:
+        world.now += 1
+        world.addresses.tend(resolver_reachable=False)
+        assert world.is_steered()
+
+    while world.now < STALE_MAX_S + GRACE_S:
+        world.now += 1
+        world.addresses.tend(resolver_reachable=False)
+    assert not world.is_steered()
+
+
+def test_an_address_runs_out_while_resolvers_answer(world: World) -> None:
+    """N2: nobody is steered by what a name meant long ago."""
+    world.addresses.learn("ghcr.io", [LearnedAddress(ADDRESS, 0)])
+    for _ in range(int(GRACE_S) + 1):
+        world.now += 1
+        world.addresses.tend(resolver_reachable=True)
+
+    assert not world.is_steered()
+
+
+def test_an_address_that_the_kernel_refused_is_told_and_not_held(world: World) -> None:
+    """I1: it goes direct."""
+    world.steering.broken = True
+    with pytest.raises(SteeringFailed):
+        world.addresses.learn("ghcr.io", [LearnedAddress(ADDRESS, 30)])
+
+    assert world.learned == []
