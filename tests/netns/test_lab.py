@@ -293,6 +293,22 @@ def test_a_fault_ends_a_body_as_described(
         assert got == good
 
 
+def test_a_body_can_go_on_after_its_content_length(
+    node: Node, registry: Registry, blob: tuple[str, bytes]
+) -> None:
+    """What a lying origin sends is really on the wire: curl would not look at it."""
+    url, good = blob
+    registry.fault(Fault(on="bytes", content_length_off_by=-50_000))
+    host, _, rest = url.removeprefix("https://").partition("/")
+    raw = f"GET /{rest} HTTP/1.1\r\nHost: {host}\r\n\r\n"
+    talk = f"openssl s_client -quiet -servername {host} -connect {host}:443 > /tmp/wire"
+    node.run(["sh", "-c", talk], stdin=raw.encode()).or_raise()
+    head, _, body = node.path("/tmp/wire").read_bytes().partition(b"\r\n\r\n")
+
+    assert f"Content-Length: {len(good) - 50_000}".encode() in head
+    assert body == good
+
+
 @pytest.mark.parametrize("serve_itself", [False, True])
 @pytest.mark.parametrize(
     ("place", "offset"), [("first", 0), ("middle", 50_000), ("last", -1), (7, 7), (-300, -300)]
