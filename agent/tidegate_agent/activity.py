@@ -7,12 +7,14 @@ the first event.
 from collections import Counter
 from dataclasses import dataclass, field
 
+from tidegate_dns.responder import OUTCOMES as DNS_OUTCOMES
 from tidegate_proxy.answer import Cache, Kind
 from tidegate_proxy.filling import FetchEnded
 from tidegate_proxy.http_server import Served
 
 CONTENT_KINDS = (Kind.MANIFEST, Kind.BLOB)
-CONNECTION_OUTCOMES = ("intercepted", "spliced", "refused")
+BYPASS_CAUSES = ("error", "not cacheable")
+STEERING_ERRORS = ("learn", "renewal")
 
 
 @dataclass(slots=True)
@@ -26,10 +28,10 @@ class Activity:
     pulled_bytes: Counter[Kind] = field(default_factory=Counter)
     pushed_bytes: Counter[Kind] = field(default_factory=Counter)
     saved_bytes: int = 0
-    bypassed: Counter[str] = field(default_factory=Counter)
+    bypassed: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(BYPASS_CAUSES, 0)))
     connections: Counter[tuple[str, str]] = field(default_factory=Counter)
-    dns_queries: Counter[str] = field(default_factory=Counter)
-    steering_errors: Counter[str] = field(default_factory=Counter)
+    dns_queries: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(DNS_OUTCOMES, 0)))
+    steering_errors: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(STEERING_ERRORS, 0)))
     learned_addresses: int = 0
 
     def connection(self, outcome: str, reason: str) -> None:

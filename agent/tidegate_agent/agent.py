@@ -94,6 +94,7 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._refuse_reload)
         async with AsyncExitStack() as parts:
             await self._open(parts)
             async with asyncio.TaskGroup() as tasks:
@@ -282,6 +283,11 @@ class Agent:
             bytes=served.sent_bytes,
             ms=round(served.seconds * 1000, 1),
             **({"cause": str(served.cause) or repr(served.cause)} if served.cause is not None else {}),
+        )
+
+    def _refuse_reload(self) -> None:
+        self._log.warning(
+            "SIGHUP changes nothing: reloading is not in this version yet", next_step="restart the agent"
         )
 
     def _name_failed(self, name: str, cause: str) -> None:

@@ -10,8 +10,9 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tidegate_agent.activity import CONNECTION_OUTCOMES, CONTENT_KINDS, Activity
+from tidegate_agent.activity import CONTENT_KINDS, Activity
 from tidegate_proxy.http_server import Served
+from tidegate_proxy.interceptor import OUTCOMES as CONNECTION_OUTCOMES
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -69,9 +70,8 @@ class _ActivityCollector(Collector):
         connections = CounterMetricFamily(
             "tidegate_connections", "Connections that reached the agent.", labels=["outcome", "reason"]
         )
-        counted = {(outcome, ""): 0 for outcome in CONNECTION_OUTCOMES} | activity.connections
-        for (outcome, reason), total in sorted(counted.items()):
-            connections.add_metric([outcome, reason], total)
+        for outcome, reason in CONNECTION_OUTCOMES:
+            connections.add_metric([outcome, reason], activity.connections[(outcome, reason)])
         yield connections
         yield _by_label("tidegate_dns_queries", "Queries to the responder.", "outcome", activity.dns_queries)
         yield _by_label("tidegate_bypassed", "Requests passed through uncached.", "cause", activity.bypassed)

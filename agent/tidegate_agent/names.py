@@ -13,6 +13,7 @@ from tidegate_dns.lookup import Lookup, NameNotFound, ResolverUnreachable
 _SOONEST_S = 5.0
 _LATEST_S = 300.0
 _RETRY_S = 5.0
+_LONGEST_RETRY_S = 60.0
 _AT_ONCE = 4
 
 
@@ -38,6 +39,7 @@ async def _keep_steered(
     failed: Callable[[str, str], None],
 ) -> None:
     told = ""
+    retry_s = _RETRY_S
     while True:
         try:
             async with turn:
@@ -45,9 +47,12 @@ async def _keep_steered(
             learn(name, addresses)
             pause_s = min(max(min(found.ttl_s for found in addresses), _SOONEST_S), _LATEST_S)
             told = ""
+            retry_s = _RETRY_S
         except (NameNotFound, ResolverUnreachable, SteeringFailed) as error:
             if error.cause != told:
                 failed(name, error.cause)
                 told = error.cause
-            pause_s = _RETRY_S
+            pause_s = retry_s
+            # A name that does not exist is asked for ever more rarely; a resolver may be back any moment.
+            retry_s = min(2 * retry_s, _LONGEST_RETRY_S) if isinstance(error, NameNotFound) else _RETRY_S
         await asyncio.sleep(pause_s)

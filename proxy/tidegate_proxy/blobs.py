@@ -4,6 +4,9 @@ HEAD is answered from metadata and never becomes a download (FEATURES C9). Range
 ones (C10); a whole body and a resumed rest are held back at the tail until the digest matched (I2).
 """
 
+from collections.abc import Callable
+from datetime import datetime
+
 from multidict import CIMultiDict
 
 from tidegate_proxy.answer import Answer, Cache, Incoming, Kind
@@ -12,6 +15,7 @@ from tidegate_proxy.byte_range import From, RangeRequest, Unsatisfiable, parse_r
 from tidegate_proxy.digest import Digest
 from tidegate_proxy.fetch import Fetches
 from tidegate_proxy.headers import descriptive
+from tidegate_proxy.index import Index
 from tidegate_proxy.request_path import Blob
 from tidegate_proxy.requester import Requester
 from tidegate_proxy.store import Store
@@ -22,15 +26,18 @@ _MEDIA_TYPE = "application/octet-stream"
 class Blobs:
     """Answers GET and HEAD of a blob."""
 
-    def __init__(self, *, store: Store, fetches: Fetches) -> None:
+    def __init__(self, *, store: Store, index: Index, fetches: Fetches, now: Callable[[], datetime]) -> None:
         self._store = store
+        self._index = index
         self._fetches = fetches
+        self._now = now
 
     def stored(self, incoming: Incoming, digest: Digest) -> Answer | None:
         """The answer from the store, or None when the blob is not in it."""
         blob = self._store.blob(digest)
         if blob is None:
             return None
+        self._index.touch(digest, self._now())
         headers = _describe(digest)
         wanted = _range_of(incoming, digest)
         extent = wanted.resolve(blob.size_bytes) if wanted is not None else None

@@ -143,6 +143,7 @@ class Manifests:
             if descriptor is None:
                 return None  # a blob that was never served as a manifest
             media_type = descriptor.media_type
+        self._index.touch(digest, self._now())
         headers = _describe(digest, media_type, blob.size_bytes)
         with blob:
             body = b"" if incoming.method == "HEAD" else await blob.content()

@@ -71,7 +71,7 @@ class PullThroughCache:
             manifests=Manifests(
                 store=store, index=index, now=_now, stale_max=stale_max, patience_s=PATIENCE_S
             ),
-            blobs=Blobs(store=store, fetches=fetches),
+            blobs=Blobs(store=store, index=index, fetches=fetches, now=_now),
             index=index,
             patience_s=PATIENCE_S,
         )
