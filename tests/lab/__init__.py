@@ -4,6 +4,7 @@ from .agent import Agent
 from .client import CLIENTS, Pull, Pulling
 from .fault import Fault, Redirects
 from .host import Host
+from .https import HttpsAnswer, ask
 from .image import LARGE, SINGLE, SMALL, Contents, Image, Recipe
 from .lab import Lab
 from .node import Node
@@ -24,6 +25,7 @@ __all__ = [
     "Contents",
     "Fault",
     "Host",
+    "HttpsAnswer",
     "Image",
     "Lab",
     "Node",
@@ -36,5 +38,6 @@ __all__ = [
     "Request",
     "Resolver",
     "User",
+    "ask",
     "until",
 ]

@@ -53,6 +53,14 @@ class Agent:
         status: dict[str, Any] = json.loads(answer.stdout)
         return status
 
+    def metrics(self) -> dict[str, float]:
+        """What a scrape of the default admin address gives: `name{label="value"}` -> value."""
+        scrape = self._host.run(
+            ["curl", "-sS", "--max-time", "5", "http://127.0.0.1:9077/metrics"]
+        ).or_raise()
+        samples = (line.rpartition(" ") for line in scrape.stdout.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
+
     def wait_steering(self, within_s: float = 15) -> Agent:
         """Wait until the rules are in and alive; an agent that ended instead raises with its log."""
 

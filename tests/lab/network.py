@@ -13,10 +13,11 @@ All of it is done through short-lived netlink sockets; call from a thread withou
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute, NetlinkError
 
 from .host import Host
 
@@ -71,6 +72,10 @@ class Network:
         self._set_up(host, interfaces, WAN_GATEWAYS)
 
     def _add_cable(self, wire: IPRoute, host: Host, port: str) -> None:
+        for leftover in wire.link_lookup(ifname=port):
+            # Of a node that has ended: the kernel takes its time over a namespace with sockets in it.
+            with contextlib.suppress(NetlinkError):
+                wire.link("del", index=leftover)
         peer = {"ifname": UPLINK, "net_ns_pid": host.init_pid}
         wire.link("add", ifname=port, kind="veth", peer=peer)
         self._ports[host.name] = port
