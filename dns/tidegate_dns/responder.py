@@ -94,10 +94,13 @@ class Responder:
     def set_resolvers(self, resolvers: Sequence[IPAddress]) -> Mapping[IPAddress, int]:
         """Serve exactly these resolvers and the probe's; ports of those that stay do not change.
 
-        A resolver whose family this host's loopback lacks is left out: its queries go direct. Ports no
-        longer wanted stay a few seconds, until the kernel's rules have followed.
+        Left out, so that its queries go direct, is a resolver whose family this host's loopback lacks, and
+        an IPv6 link-local one: a client's socket is bound to its scope's interface, from which ::1 is not
+        reached (ENETUNREACH, measured), so steering it would break the host's DNS. Ports no longer
+        wanted stay a few seconds, until the kernel's rules have followed.
         """
-        wanted = list(dict.fromkeys([PROBE_ADDRESS, *resolvers]))[: self._limits.resolvers + 1]
+        steerable = [a for a in resolvers if a.version == 4 or not a.is_link_local]
+        wanted = list(dict.fromkeys([PROBE_ADDRESS, *steerable]))[: self._limits.resolvers + 1]
         loop = asyncio.get_running_loop()
         for address in [known for known in self._ports if known not in wanted]:
             port = self._ports.pop(address)
@@ -218,7 +221,7 @@ class Responder:
             client.close()  # dialled directly, not redirected: relaying it would be dialling ourselves
             return
         address, port = original
-        resolver = self._resolver(self._with_scope(address))
+        resolver = self._resolver(address)
         self._make_room()
         conversation = TcpConversation(
             client,
@@ -249,10 +252,6 @@ class Responder:
             quietest = min(self._conversations.items(), key=lambda item: item[1].active_at)[0]
             del self._conversations[quietest]
             quietest.cancel()
-
-    def _with_scope(self, address: IPAddress) -> IPAddress:
-        """The kernel's original destination has no scope id; the configured resolver may."""
-        return next((known for known in self._ports if known.packed == address.packed), address)
 
 
 def _bound_to(sock: socket.socket) -> tuple[IPAddress, int]:

@@ -28,6 +28,7 @@ from contract.dns.scripted import (
 )
 from tidegate_dns.address import LearnedAddress
 from tidegate_dns.lookup import Lookup
+from tidegate_dns.policy import PROBE_ADDRESS
 
 CLONE_NEWNET = 0x40000000
 
@@ -52,10 +53,6 @@ async def _serves_both_transports(address: str) -> None:
         assert await node.ask(question()) == expected
         assert await node.ask_tcp(question()) == expected
         assert node.learned_addresses() == {"192.0.2.7", "2001:db8::7"}
-        lookup = Lookup(
-            [resolver.address], exempt=lambda _: None, clock=node.clock, resolver_port=resolver.port
-        )
-        assert LearnedAddress(ip_address("2001:db8::7"), 300) in await lookup.addresses("other.test")
         node.clock.forward(3000)
         await resolver.stop()
         stale = answer(question(), "192.0.2.7", "2001:db8::7", ttl=30)
@@ -67,17 +64,27 @@ async def _serves_both_transports(address: str) -> None:
 
 
 @pytest.mark.skipif(not has_loopback6(), reason="this host has no ::1")
-async def test_a_resolver_on_ipv6_is_served_over_both_transports() -> None:
-    """N12."""
-    await _serves_both_transports("::1")
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace of its own takes root")
-def test_a_link_local_resolver_is_reached_by_its_scope() -> None:
-    """N12: what router advertisements hand out is `fe80::1%eth0`; without the scope nothing is reachable."""
+def test_a_link_local_resolver_is_looked_up_at_by_its_scope_and_never_steered() -> None:
+    """N12, I1: `fe80::1%eth0` is what routers advertise; a client bound to eth0 does not reach ::1."""
+
+    async def look_up() -> None:
+        resolver = ScriptedResolver(lambda query: answer(query, "192.0.2.7"), "fe80::1%lan0")
+        await resolver.start()
+        node = await Node(resolver).start()
+        try:
+            lookup = Lookup(
+                [resolver.address], exempt=lambda _: None, clock=node.clock, resolver_port=resolver.port
+            )
+            assert LearnedAddress(ip_address("192.0.2.7"), 300) in await lookup.addresses("other.test")
+            assert set(node.responder.udp_ports) == {PROBE_ADDRESS}
+        finally:
+            await node.responder.close()
+            await resolver.stop()
+
     set_up = ["ip link set lo up", "ip link add lan0 type veth peer name lan1"]
     set_up += ["ip link set lan0 up", "ip link set lan1 up", "ip addr add fe80::1/64 dev lan0 nodad"]
-    _in_a_network_namespace(set_up, lambda: _serves_both_transports("fe80::1%lan0"))
+    _in_a_network_namespace(set_up, look_up)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace of its own takes root")

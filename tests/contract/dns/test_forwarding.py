@@ -359,6 +359,13 @@ async def test_the_probes_pseudo_resolver_refuses_other_names(node: Node) -> Non
     assert node.resolver.asked == []
 
 
+async def test_the_resolver_of_a_cloud_is_steered_though_its_address_is_link_local(node: Node) -> None:
+    """N13: 169.254.169.253 has no scope, and no socket is bound for it."""
+    cloud = ip_address("169.254.169.253")
+
+    assert cloud in node.responder.set_resolvers([cloud])
+
+
 async def test_resolvers_that_stay_keep_their_port_and_what_they_said(warm_node: Node) -> None:
     """N13: a change of resolv.conf is no reason to forget."""
     before = dict(warm_node.responder.udp_ports)

@@ -77,9 +77,10 @@ def test_a_steered_name_is_forwarded_as_such_in_any_case() -> None:
         query()[:2] + b"\x28\0" + query()[4:],
         query()[:-1],
         query()[:12] + b"\xc0\x0c\0\1\0\1",
+        query()[:12] + b"\x40" + b"x" * 64 + b"\4wild\4test\0\0\1\0\1",
         query()[:12],
     ],
-    ids=["other", "deeper", "two questions", "none", "UPDATE", "cut", "pointer", "header only"],
+    ids=["other", "deeper", "two questions", "none", "UPDATE", "cut", "pointer", "long label", "header only"],
 )
 def test_what_is_not_one_query_for_a_steered_name_is_forwarded_unread(message: bytes) -> None:
     """N13: what it means is the resolver's business."""
