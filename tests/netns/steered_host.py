@@ -8,6 +8,7 @@ Redirected connections get one line naming their original destination, then a do
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import sys
 import time
@@ -36,13 +37,24 @@ class Host:
         self.port = port
         self.lease_s = lease_s
         self.steering = NftSteering(port=port, lease_s=lease_s, exemption=exemption)
-        self.renewing = True
+        self.renewing = False
 
     async def listen(self) -> None:
-        # Before open(): the netlink descriptor is then the highest and goes first when the process dies. That
-        # is the order which leaves connections in flight hanging unless the keeper table stands.
         for address in ("127.0.0.1", "::1"):
             await asyncio.start_server(self.greet, address, self.port)
+
+    def open(self) -> None:
+        """Open with the netlink descriptor above those of the connections to come.
+
+        It is then released first when the process dies, which is the order that leaves connections in flight
+        hanging unless the keeper table stands.
+        """
+        low = [os.open("/dev/null", os.O_RDONLY) for _ in range(16)]
+        try:
+            self.steering.open()
+        finally:
+            for descriptor in low:
+                os.close(descriptor)
 
     async def greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         original = self.steering.original_dst(writer.get_extra_info("socket"))
@@ -90,7 +102,12 @@ class Host:
                 return steering.dry_run()
             case "block_the_loop":
                 time.sleep(given)
-            case "open" | "activate" | "suspend" | "withdraw" | "close":
+            case "open":
+                self.open()
+            case "activate":
+                steering.activate()
+                self.renewing = True
+            case "suspend" | "withdraw" | "close":
                 getattr(steering, do)()
             case _:
                 raise TidegateError(f"no such command: {do}")

@@ -494,6 +494,18 @@ def test_queries_are_steered_for_every_socket_and_direct_again_after_death(
     older.close()
 
 
+def test_queries_leave_no_trace_in_connection_tracking(node: Namespace, agent: Agent) -> None:
+    """N2: a busy resolver must not fill the host's table, nor leave 5-tuples pointing at us."""
+    agent.do("open")
+    agent.do("activate")
+    agent.do("steer_dns", [RESOLVER4, RESOLVER6])
+    before = tracked(node)
+    answers = {node.ask(resolver) for resolver in (RESOLVER4, RESOLVER6) for _ in range(20)}
+
+    assert answers == {b"agent:q"}
+    assert tracked(node) <= before
+
+
 def test_queries_of_exempt_sockets_and_for_other_resolvers_go_direct(node: Namespace, agent: Agent) -> None:
     """I5: the agent's own look-ups reach the real resolver."""
     agent.do("open")
@@ -666,6 +678,11 @@ def drips(reader: socket.socket) -> bool:
 
 def table_names(node: Namespace) -> list[str]:
     return sorted(line.split()[-1] for line in node.run("nft", "list", "tables").splitlines())
+
+
+def tracked(node: Namespace) -> int:
+    """How many flows connection tracking holds."""
+    return int(node.run("cat", "/proc/sys/net/netfilter/nf_conntrack_count"))
 
 
 def established_to_agent(node: Namespace) -> int:

@@ -37,6 +37,7 @@ class Scenario:
 
     def run(self, heartbeat: Heartbeat) -> int:
         behaviour = self.behaviours[0]
+        signal.alarm(30)  # whatever a failing test leaves behind, this ends
         stopping: list[int] = []
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: stopping.append(number))

@@ -30,6 +30,7 @@ class Supervised:
         )
         self.pid = self._process.pid
         self.lines: list[str] = []
+        self._agents: list[int] = []
 
     def line(self, start: str) -> str:
         """The next line that starts so."""
@@ -42,7 +43,8 @@ class Supervised:
 
     def life(self) -> int:
         """The process id of the next life, which can take signals by now."""
-        return int(self.line("life").split()[-1])
+        self._agents.append(int(self.line("life").split()[-1]))
+        return self._agents[-1]
 
     def end(self) -> int:
         """The exit code, with all lines read."""
@@ -55,12 +57,11 @@ class Supervised:
 
     def close(self) -> None:
         if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.communicate(timeout=5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.communicate()
+            self._process.kill()
+            for agent in self._agents:
+                if not gone(agent):
+                    os.kill(agent, signal.SIGKILL)
+            self._process.communicate()
 
 
 @pytest.fixture
