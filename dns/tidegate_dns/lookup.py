@@ -92,11 +92,12 @@ class Lookup:
     def resolver_reachable(self) -> bool:
         return self._clock() >= self._dark_until
 
-    async def addresses(self, host: str) -> tuple[LearnedAddress, ...]:
+    async def addresses(self, host: str, *, last_resort: bool = False) -> tuple[LearnedAddress, ...]:
         """A then AAAA of `host`, or `host` itself when it is an address; never empty.
 
         Raises NameNotFound, and ResolverUnreachable: at once while the resolvers are known to be dark,
-        a name looked up before included, since its registry is as far away as its resolver.
+        a name looked up before included, since its registry is as far away as its resolver. A caller that
+        has nothing else to go by is a `last_resort`: then dark resolvers are asked all the same.
         """
         try:
             return (LearnedAddress(ip_address(host), 0),)
@@ -106,9 +107,10 @@ class Lookup:
         if not is_host_name(name):
             raise _not_found(name)
         now = self._clock()
-        if now < self._dark_until:
+        dark = now < self._dark_until
+        if dark and not last_resort:
             raise _unreachable(name, self._resolvers)
-        cached = self._cache.get(name)
+        cached = self._cache.get(name) if not dark else None
         if cached is not None and now < cached[0]:
             return cached[1]
         task = self._running.get(name)

@@ -128,10 +128,12 @@ class TcpConversation:
             told = lesson(answer)
             if told.lookup_failed and (asked.told or await self._tell_stale(asked)):
                 continue
-            self._learn(asked.question.qname, told.addresses)
-            self._resolver.keep(asked.query, asked.question, answer, told, now, udp=False)
-            if not asked.told:
-                await self._write(answer)
+            try:
+                self._learn(asked.question.qname, told.addresses)
+                self._resolver.keep(asked.query, asked.question, answer, told, now, udp=False)
+            finally:  # whatever goes wrong with learning it, a true answer goes out (I1)
+                if not asked.told:
+                    await self._write(answer)
         for asked in list(self._outstanding):
             self._forget(asked)
             await self._tell_stale(asked)

@@ -122,6 +122,10 @@ class UdpPort:
             return False
         self._observe("stale", 1)
         self._tell(told, question, client)
+        # Every client asks for itself as well, as it would without us: its pull may need a resolver that has
+        # just come back, and must not wait for our own retries to find out.
+        if self.forwarder is not None:
+            self.forwarder.forward(query, question, None)
         self.ask_again_later(query, question)
         return True
 
@@ -130,15 +134,18 @@ class UdpPort:
     def answered(self, flight: Flight, answer: bytes) -> None:
         now = self._clock()
         self.resolver.heard(now)
-        question = flight.steered
-        if question is not None:
-            told = lesson(answer)
-            if told.lookup_failed and self._tell_stale(flight, question, now):
-                return
-            self._learn(question.qname, told.addresses)
-            self.resolver.keep(flight.query, question, answer, told, now, udp=True)
-        for client, id_ in flight.clients:
-            self._send(id_.to_bytes(2, "big") + answer[2:], client)
+        try:
+            if flight.steered is not None:
+                self._study(flight, flight.steered, answer, now)
+        finally:  # whatever goes wrong with learning it, a true answer goes out (I1)
+            self._send_to_clients(flight, answer)
+
+    def _study(self, flight: Flight, question: Question, answer: bytes, now: float) -> None:
+        told = lesson(answer)
+        if told.lookup_failed and self._tell_stale(flight, question, now):
+            return
+        self._learn(question.qname, told.addresses)
+        self.resolver.keep(flight.query, question, answer, told, now, udp=True)
 
     def slow(self, flight: Flight) -> None:
         question = flight.steered
@@ -157,9 +164,7 @@ class UdpPort:
             self.ask_again_later(flight.query, question)
             if self._tell_stale(flight, question, self._clock()):
                 return
-        failure = servfail(flight.query)
-        for client, id_ in flight.clients:
-            self._send(id_.to_bytes(2, "big") + failure[2:], client)
+        self._send_to_clients(flight, servfail(flight.query))
 
     def _tell_stale(self, flight: Flight, question: Question, now: float) -> bool:
         """Answer the waiting clients from memory; they no longer wait for the flight."""
@@ -167,15 +172,23 @@ class UdpPort:
         if told is None:
             return False
         self._observe("stale", len(flight.clients))
-        self._learn(question.qname, told.addresses)
-        for client, id_ in flight.clients:
-            self._send(id_.to_bytes(2, "big") + told.message[2:], client)
-        flight.clients.clear()
+        try:
+            self._learn(question.qname, told.addresses)
+        finally:
+            self._send_to_clients(flight, told.message)
         return True
 
     def _tell(self, told: Told, question: Question, client: Peer) -> None:
-        self._learn(question.qname, told.addresses)
-        self._send(told.message, client)
+        try:
+            self._learn(question.qname, told.addresses)
+        finally:
+            self._send(told.message, client)
+
+    def _send_to_clients(self, flight: Flight, message: bytes) -> None:
+        """Each under its own id; then nobody waits for the flight any more."""
+        for client, id_ in flight.clients:
+            self._send(id_.to_bytes(2, "big") + message[2:], client)
+        flight.clients.clear()
 
     def _send(self, message: bytes, client: Peer) -> None:
         try:

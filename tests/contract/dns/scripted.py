@@ -90,6 +90,7 @@ class ScriptedResolver:
         self.tcp_connections = 0
         self._udp: asyncio.DatagramTransport | None = None
         self._tcp: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def start(self) -> "ScriptedResolver":
         loop = asyncio.get_running_loop()
@@ -109,6 +110,11 @@ class ScriptedResolver:
         self._udp = self._tcp = None
         await eventually(self._is_free)
 
+    def hang_up(self) -> None:
+        """Close the TCP connections there are."""
+        for writer in self._writers:
+            writer.close()
+
     def _is_free(self) -> bool:
         with socket.socket(family_of(self.address), socket.SOCK_DGRAM) as probe:
             try:
@@ -124,6 +130,7 @@ class ScriptedResolver:
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.tcp_connections += 1
+        self._writers.append(writer)
         try:
             while True:
                 (length,) = struct.unpack(">H", await reader.readexactly(2))

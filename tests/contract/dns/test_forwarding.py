@@ -1,7 +1,8 @@
 """What the responder does with queries over UDP, seen from both of its sides."""
 
+import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_address
 
 import pytest
@@ -172,6 +173,20 @@ async def test_an_answer_that_could_not_be_learned_still_goes_out(node: Node) ->
 
     assert await node.ask(question()) == answer(question(), "192.0.2.7")
     assert node.observed["unsteered"] == 1
+
+
+async def test_a_bug_in_learning_does_not_take_the_answer_with_it(node: Node) -> None:
+    """I1: a bug in a handler never fails what would have worked without us."""
+    reported: list[object] = []
+
+    def buggy(_: str, addresses: Sequence[LearnedAddress]) -> None:
+        raise IndexError(addresses)
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    node.responder._learn = buggy
+
+    assert await node.ask(question()) == answer(question(), "192.0.2.7")
+    assert len(reported) == 1
 
 
 async def test_identical_queries_in_flight_are_one_and_each_client_gets_its_id(node: Node) -> None:

@@ -218,3 +218,4 @@ async def test_what_the_agent_looked_up_itself_is_told_stale(start_node: StartNo
 
     assert await node.ask(question(id_=2)) == answer(question(id_=2), "192.0.2.7", ttl=30)
     assert await node.ask(other) == bare(other, 2)
+    assert len(node.responder._resolvers[node.resolver.address].udp) == 1
