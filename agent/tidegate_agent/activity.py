@@ -14,7 +14,7 @@ from tidegate_proxy.http_server import Served
 
 CONTENT_KINDS = (Kind.MANIFEST, Kind.BLOB)
 BYPASS_CAUSES = ("error", "not cacheable")
-STEERING_ERRORS = ("learn", "renewal")
+STEERING_ERRORS = ("learn", "renewal", "resolvers")
 
 
 @dataclass(slots=True)
@@ -37,6 +37,10 @@ class Activity:
     def connection(self, outcome: str, reason: str) -> None:
         """An accepted connection was intercepted, spliced or refused, and why."""
         self.connections[(outcome, reason)] += 1
+
+    def learned(self, addresses: int) -> None:
+        """Addresses were handed to steering."""
+        self.learned_addresses += addresses
 
     def dns_queries_ended(self, outcome: str, count: int) -> None:
         """Queries were answered, forwarded, answered stale ...: one of the responder's `OUTCOMES`."""

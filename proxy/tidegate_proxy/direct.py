@@ -61,8 +61,10 @@ class DirectResponse:
 class DirectUpstream:
     """Requests straight to the registries, over a pool of kept-alive connections.
 
-    `offline` says why no name resolves, if that is so. Then nothing is asked, although a kept connection
-    might still answer: the client could not resolve the token service that the answer sends it to.
+    `offline` says why no name resolves, if that is so. Then whoever has an alternative (and so gives a
+    `patience_s`) is refused at once, although a kept connection might still answer: the client could not
+    resolve the token service that the answer sends it to. Whoever has none is let try: the resolver may be
+    back already (I1).
     """
 
     kind = "direct"
@@ -128,7 +130,7 @@ class DirectUpstream:
         follow_redirects: bool = False,
         patience_s: float | None = None,
     ) -> DirectResponse:
-        if reason := self._offline():
+        if patience_s is not None and (reason := self._offline()):
             self.failing = reason
             raise UpstreamUnreachable(site, reason)
         try:
@@ -193,16 +195,26 @@ async def _discard(response: aiohttp.ClientResponse) -> None:
 class NameResolver(AbstractResolver):
     """aiohttp's resolver interface over a function that looks a host name up.
 
-    `addresses` returns textual addresses, IPv6 ones with their scope where they have one.
+    `addresses` returns textual addresses, IPv6 ones with their scope where they have one; `not_resolved`
+    are the errors by which it says that there are none.
     """
 
-    def __init__(self, addresses: Callable[[str], Awaitable[Iterable[str]]]) -> None:
+    def __init__(
+        self,
+        addresses: Callable[[str], Awaitable[Iterable[str]]],
+        *,
+        not_resolved: tuple[type[Exception], ...] = (),
+    ) -> None:
         self._addresses = addresses
+        self._not_resolved = not_resolved
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        found = await self._addresses(host)
+        try:
+            found = await self._addresses(host)
+        except self._not_resolved as error:
+            raise OSError(str(error)) from error  # what aiohttp expects of a resolver
         return [
             ResolveResult(
                 hostname=host,

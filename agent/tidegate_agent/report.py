@@ -1,0 +1,100 @@
+"""The running agent's state as values, derived from its parts whenever somebody asks."""
+
+import os
+import time
+from dataclasses import dataclass, field
+
+from tidegate_agent import __version__
+from tidegate_agent.activity import Activity
+from tidegate_agent.config import AgentConfig
+from tidegate_agent.gate import Gate
+from tidegate_agent.metrics import Gauges
+from tidegate_agent.naming import Naming
+from tidegate_agent.status import (
+    CacheStatus,
+    DnsStatus,
+    Status,
+    SteeringStatus,
+    TrustStatus,
+    UpstreamStatus,
+)
+from tidegate_agent.steering import Steering
+from tidegate_proxy.direct import DirectUpstream
+from tidegate_proxy.usage import Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Reads the parts; changes none."""
+
+    config: AgentConfig
+    activity: Activity
+    steering: Steering
+    gate: Gate
+    naming: Naming
+    upstream: DirectUpstream
+    usage: Usage
+    started: float = field(default_factory=time.monotonic)
+
+    def gauges(self) -> Gauges:
+        """What a scrape wants beside the counters."""
+        return Gauges(
+            steering_backend=self.steering.backend,
+            steering_active=self.steering.active,
+            cache_bytes=self.usage.stored_bytes,
+            upstream_up=not self.upstream.failing,
+        )
+
+    def status(self) -> Status:
+        """What `tidegate status` prints."""
+        return Status(
+            version=__version__,
+            pid=os.getpid(),
+            supervisor_pid=os.getppid(),
+            uptime_s=round(time.monotonic() - self.started, 3),
+            hosts=list(self.config.host_patterns),
+            steering=self._steering(),
+            dns=self._dns(),
+            cache=self._cache(),
+            upstreams=[self._upstream()],
+            trust=[self._system_store()],
+            clients_spliced=[],
+        )
+
+    def _steering(self) -> SteeringStatus:
+        return SteeringStatus(
+            active=self.steering.active,
+            backend=self.steering.backend,
+            reason=self.gate.state.reason,
+            lease_s=self.config.steering.lease.total_seconds(),
+            addresses=self.steering.addresses(),
+        )
+
+    def _dns(self) -> DnsStatus:
+        return DnsStatus(
+            resolvers=[str(address) for address in self.naming.resolvers],
+            mode=self.config.dns.mode,
+            queries=self.activity.dns_queries.total(),
+            forwarded=self.activity.dns_queries["forwarded"],
+            learned=self.activity.learned_addresses,
+            resolver_reachable=self.naming.resolver_reachable,
+        )
+
+    def _cache(self) -> CacheStatus:
+        return CacheStatus(
+            hits=self.activity.hits.total(),
+            misses=self.activity.misses.total(),
+            stale=self.activity.stale.total(),
+            bytes=self.usage.stored_bytes,
+            blobs=self.usage.blobs,
+            max_bytes=self.config.cache.max_size,
+            saved_bytes=self.activity.saved_bytes,
+        )
+
+    def _upstream(self) -> UpstreamStatus:
+        failing = self.upstream.failing
+        return UpstreamStatus(kind=self.upstream.kind, url="", healthy=not failing, reason=failing)
+
+    def _system_store(self) -> TrustStatus:
+        state = self.gate.state
+        return TrustStatus(runtime="system store", pid=None, trusts=state.open, action=state.next_step)

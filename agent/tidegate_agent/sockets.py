@@ -1,0 +1,57 @@
+"""The agent's own TCP sockets: where redirected connections arrive, and how spliced ones go on."""
+
+import asyncio
+import errno
+import socket
+from collections.abc import Awaitable, Callable
+
+from tidegate_agent.probe import PROBE_ADDRESS
+from tidegate_core.errors import StartRefused
+from tidegate_proxy.endpoint import Endpoint
+
+_BACKLOG = 1024
+_DIAL_TIMEOUT_S = 30.0
+
+
+def listen(port: int) -> list[socket.socket]:
+    """Listeners on loopback in both families (IPv6 where there is any); raises StartRefused."""
+    listeners: list[socket.socket] = []
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((address, port))
+        except OSError as error:
+            sock.close()
+            if error.errno == errno.EADDRNOTAVAIL:
+                continue
+            for opened in listeners:
+                opened.close()
+            raise StartRefused(
+                f"port {port} on {address} cannot be listened on: {error.strerror}",
+                next_step="set [steering] port to a free one, or TIDEGATE_STEERING__PORT=18443",
+            ) from error
+        sock.listen(_BACKLOG)
+        listeners.append(sock)
+    return listeners
+
+
+def exempt_dialler(exempt: Callable[[socket.socket], None]) -> Callable[[Endpoint], Awaitable[socket.socket]]:
+    """A function that connects to an endpoint past the rules, within 30 s; it raises OSError."""
+
+    async def dial(endpoint: Endpoint) -> socket.socket:
+        if str(endpoint.address) == PROBE_ADDRESS:
+            # The probe's rule matches exempt sockets too: this would be dialling ourselves, for ever.
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "the probe's address leads nowhere else")
+        family = socket.AF_INET6 if endpoint.address.version == 6 else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            exempt(sock)
+            async with asyncio.timeout(_DIAL_TIMEOUT_S):
+                await asyncio.get_running_loop().sock_connect(sock, (str(endpoint.address), endpoint.port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    return dial
