@@ -18,7 +18,7 @@ from tidegate_agent.names import keep_names_steered
 from tidegate_agent.resolvers import ResolverWatch
 from tidegate_agent.steering import Steering, SteeringFailed
 from tidegate_dns.address import IPAddress, LearnedAddress
-from tidegate_dns.lookup import Lookup
+from tidegate_dns.lookup import Lookup, NameNotFound, ResolverUnreachable
 from tidegate_dns.responder import Responder
 from tidegate_dns.zone import Zone
 from tidegate_proxy.site import Registries
@@ -85,8 +85,12 @@ class Naming:
         self._addresses.tend(resolver_reachable=self._responder.resolver_reachable)
 
     async def resolve(self, host: str) -> list[str]:
-        """The addresses of a host, for connections of our own."""
-        return [str(found.address) for found in await self._lookup.addresses(host)]
+        """The addresses of a host, for connections of our own; raises OSError when there are none."""
+        try:
+            found = await self._lookup.addresses(host, last_resort=True)
+        except (NameNotFound, ResolverUnreachable) as error:
+            raise OSError(error.cause) from error  # what aiohttp expects of a resolver
+        return [str(each.address) for each in found]
 
     async def run(self) -> None:
         """Keep the configured names steered and follow the system's resolvers, until cancelled."""

@@ -168,6 +168,8 @@ class UdpPort:
 
     def _tell_stale(self, flight: Flight, question: Question, now: float) -> bool:
         """Answer the waiting clients from memory; they no longer wait for the flight."""
+        if not flight.clients:
+            return True
         told = self.resolver.stale(flight.query, question, now, udp=True)
         if told is None:
             return False
