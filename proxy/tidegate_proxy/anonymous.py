@@ -49,6 +49,10 @@ class Anonymous:
         """End what runs."""
         await self._obtaining.close()
 
+    def dark(self, site: Site) -> bool:
+        """As `Upstream.dark`."""
+        return self._upstream.dark(site)
+
     async def request(
         self,
         site: Site,

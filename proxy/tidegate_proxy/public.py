@@ -45,6 +45,8 @@ class Publicness:
         now = self._now()
         if known_at is not None and timedelta(0) <= now - known_at < BELIEVED_FOR:
             return True
+        if known_at is not None and self._anonymous.dark(site):
+            return True
         key = (site.registry, str(repository))
         refused_at = self._refused_at.get(key)
         if refused_at is not None and timedelta(0) <= now - refused_at < REFUSAL_BELIEVED_FOR:
