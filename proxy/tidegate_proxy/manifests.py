@@ -14,7 +14,7 @@ from multidict import CIMultiDict
 
 from tidegate_proxy.accept import Accept
 from tidegate_proxy.answer import Answer, Cache, Incoming, Kind
-from tidegate_proxy.descriptor import MAX_MANIFEST_BYTES, Descriptor
+from tidegate_proxy.descriptor import MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor
 from tidegate_proxy.digest import Digest, InvalidDigest
 from tidegate_proxy.headers import descriptive
 from tidegate_proxy.index import Index, TagVariant
@@ -24,6 +24,7 @@ from tidegate_proxy.store import Store
 from tidegate_proxy.upstream import UpstreamBroken, UpstreamResponse, UpstreamUnreachable
 
 _FAILING = frozenset({429, 500, 502, 503, 504})
+_GONE = frozenset({404, 410})
 _MAX_ANNOUNCED = 1024
 
 
@@ -98,7 +99,7 @@ class Manifests:
         )
         await response.close()
         digest = _claimed_digest(response)
-        if response.status in (404, 410):
+        if response.status in _GONE and await self._is_gone(incoming, requester):
             await self._index.drop_tag(requester.site.registry, str(request.repository), str(request.tag))
         if response.status in _FAILING:
             raise _Failing
@@ -115,6 +116,13 @@ class Manifests:
         if incoming.method == "HEAD":
             return _head_answer(response)
         return await self._downloaded(incoming, request, requester)
+
+    async def _is_gone(self, incoming: Incoming, requester: Requester) -> bool:
+        """Whether there is nothing of any media type: a 404 may be for want of one the client accepts."""
+        accept = {"Accept": ", ".join(MANIFEST_TYPES)}
+        response = await requester.request("HEAD", incoming.target, accept, patience_s=self._patience_s)
+        await response.close()
+        return response.status in _GONE
 
     async def _downloaded(self, incoming: Incoming, request: ManifestByTag, requester: Requester) -> Answer:
         response = await requester.request("GET", incoming.target, _accept_of(incoming))
