@@ -78,7 +78,7 @@ class Authority:
                 key = _read_key(directory, folder, machine_id)
                 if key is None:
                     key = _make_key(folder, machine_id)
-                certificate = _read_certificate(folder, key)
+                certificate = _read_certificate(folder)
                 if certificate is None or not _is_current(certificate, key, permitted, now):
                     certificate = _certificate(key, permitted, now)
                     pem = certificate.public_bytes(serialization.Encoding.PEM)
@@ -193,6 +193,7 @@ def _certificate(
 def _is_current(
     certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, permitted: Sequence[str], now: datetime
 ) -> bool:
+    """Whether it says what a new one would say; the subject key identifier ties it to the key."""
     return (
         tuple(certificate.extensions) == _extensions(key, permitted)
         and certificate.subject == _subject(key)
@@ -253,18 +254,17 @@ def _make_key(folder: int, machine_id: str) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _read_certificate(folder: int, key: ec.EllipticCurvePrivateKey) -> x509.Certificate | None:
-    """The certificate in place; None when there is none that belongs to the key, for it can be reissued."""
+def _read_certificate(folder: int) -> x509.Certificate | None:
+    """The certificate in place; None when there is none that can be read, for it can be reissued."""
     pem = _get(folder, _CERTIFICATE_FILE)
     if pem is None:
         return None
     try:
         certificate = x509.load_pem_x509_certificate(pem)
-        ours = certificate.public_key() == key.public_key()
-        _ = list(certificate.extensions)
+        _ = certificate.extensions
     except ValueError:
         return None
-    return certificate if ours else None
+    return certificate
 
 
 def _get(folder: int, name: str) -> bytes | None:

@@ -309,8 +309,11 @@ def test_the_key_is_readable_by_its_owner_alone(directory: Path) -> None:
 def test_a_second_start_changes_nothing(directory: Path) -> None:
     """N8: the anchor that was installed stays the anchor."""
     first = load(directory)
+    constraints = first.certificate.extensions.get_extension_for_class(x509.NameConstraints).value
+    names = [name.value for name in constraints.permitted_subtrees or () if isinstance(name, x509.DNSName)]
 
     assert load(directory, hosts=tuple(reversed(HOSTS))).certificate == first.certificate
+    assert names == sorted(names)
 
 
 def test_other_hosts_are_reissued_under_the_same_key_and_subject(directory: Path, tmp_path: Path) -> None:
