@@ -16,6 +16,7 @@ from tidegate_proxy.digest import Digest
 from tidegate_proxy.fetch import Fetches
 from tidegate_proxy.headers import descriptive
 from tidegate_proxy.index import Index
+from tidegate_proxy.origin import OriginRefused
 from tidegate_proxy.request_path import Blob
 from tidegate_proxy.requester import Requester
 from tidegate_proxy.store import Store
@@ -57,11 +58,16 @@ class Blobs:
         )
 
     async def described(self, incoming: Incoming, requester: Requester) -> Answer:
-        """HEAD of a blob that is not in the store: the registry's word for it, redirects followed."""
+        """HEAD of a blob that is not in the store: the registry's word for it, redirects followed.
+
+        Raises OriginRefused for a redirect that leads too far.
+        """
         response = await requester.request("HEAD", incoming.target, {}, follow_redirects=True)
         headers = descriptive(response.headers)
         headers["Accept-Ranges"] = "bytes"
         await response.close()
+        if 300 <= response.status < 400:
+            raise OriginRefused(response.status)
         return Answer(status=response.status, headers=headers, cache=Cache.MISS, kind=Kind.BLOB)
 
     async def fetched(self, incoming: Incoming, request: Blob, requester: Requester) -> Answer:
