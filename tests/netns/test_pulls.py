@@ -11,13 +11,19 @@ from itertools import product
 
 import pytest
 
-from lab import SINGLE, SMALL, Agent, Fault, Image, Lab, Node, Pull, Registry, Resolver, ask, until
+from lab import SINGLE, SMALL, Agent, Fault, Image, Lab, Node, Pull, Redirects, Registry, Resolver, ask, until
 
 SMALL_1 = "docker.io/library/small:1"
 PRIVATE_1 = "docker.io/alice/private:1"
 ORIGIN = "https://registry-1.docker.io"
 PAIR = ("skopeo", "podman")
 DARKNESS = ("registry", "resolver", "both")
+ACCEPT_INDEX = ("--header", "Accept: application/vnd.oci.image.index.v1+json")
+AGE_THE_INDEX = """
+import sqlite3, sys
+with sqlite3.connect(sys.argv[1]) as index:
+    assert index.execute("UPDATE public SET checked_at = checked_at - 7200").rowcount
+"""
 OFFLINE_PULL_S = 6.0
 """Far below any client's own time-outs; an upstream is waited for at most 2 s, once."""
 
@@ -34,7 +40,7 @@ def agent(node: Node, registry: Registry, resolver: Resolver) -> Iterator[Agent]
     agent = node.start_agent().wait_steering()
     registry.forget()
     yield agent
-    assert agent.supervisor.running, agent.log[-4000:]
+    assert node.agents[-1].supervisor.running, node.agents[-1].log[-4000:]
 
 
 def pulled(pull: Pull, image: Image) -> bool:
@@ -154,10 +160,25 @@ def test_pulls_go_on_when_the_outside_comes_back(
     registry.forget()
 
     assert pulled(node.pull("podman", "docker.io/library/single:1"), lab.images["docker.io/library/single:1"])
-    until(
-        lambda: ask(node, f"{ORIGIN}/v2/library/small/manifests/1").cache == "revalidated",
-        "it is asked again",
-    )
+    manifest = f"{ORIGIN}/v2/library/small/manifests/1"
+    until(lambda: ask(node, manifest, *ACCEPT_INDEX).cache == "revalidated", "the tag is asked for again")
+
+
+def test_an_offline_pull_long_after_the_last_one_is_no_slower(
+    lab: Lab, node: Node, registry: Registry, agent: Agent
+) -> None:
+    """C7, C15: that a repository is public was asked two hours ago, and cannot be asked again now."""
+    image = lab.images[SMALL_1]
+    assert pulled(node.pull("skopeo", SMALL_1), image)
+    assert agent.stop() == 0
+    node.python(AGE_THE_INDEX, "/var/lib/tidegate/index.sqlite").or_raise()
+    node.start_agent().wait_steering()
+    registry.goes_dark("silent")
+
+    pull = node.pull("podman", SMALL_1)
+
+    assert pulled(pull, image)
+    assert pull.duration_s < OFFLINE_PULL_S
 
 
 # Tags
@@ -187,6 +208,18 @@ def test_a_moved_tag_is_seen_at_once(node: Node, registry: Registry, agent: Agen
     assert pulled(node.pull("skopeo", "docker.io/library/moved:1"), new)
     registry.goes_dark()
     assert pulled(node.pull("podman", "docker.io/library/moved:1"), new)
+
+
+def test_a_client_of_few_words_does_not_cost_the_others_their_tag(
+    lab: Lab, node: Node, registry: Registry, agent: Agent
+) -> None:
+    """C5, C7: a 404 for want of an accepted media type is no reason to forget what the tag is."""
+    assert pulled(node.pull("skopeo", SMALL_1), lab.images[SMALL_1])
+
+    assert ask(node, f"{ORIGIN}/v2/library/small/manifests/1", "--header", "Accept: */*").status >= 400
+
+    registry.goes_dark()
+    assert pulled(node.pull("podman", SMALL_1), lab.images[SMALL_1])
 
 
 @pytest.mark.parametrize(
@@ -251,3 +284,161 @@ def test_a_refusal_is_passed_on_as_it_is(node: Node, registry: Registry, path: s
 def _token_in(body: bytes) -> str:
     (token,) = re.findall(r'"token": ?"([^"]+)"', body.decode())
     return str(token)
+
+
+# Private repositories
+
+
+def stored(node: Node) -> set[str]:
+    """The digests of everything in the agent's store."""
+    files = node.path("/var/lib/tidegate/blobs").rglob("*")
+    return {f"sha256:{path.name}" for path in files if path.is_file()}
+
+
+@pytest.mark.parametrize("client", PAIR)
+def test_a_private_image_needs_a_login_and_leaves_nothing(
+    lab: Lab, node: Node, registry: Registry, agent: Agent, client: str
+) -> None:
+    """C15, C16, I6: alice pulls with her login; nobody else can, then or later, and nothing is stored."""
+    image = lab.images[PRIVATE_1]
+    alice, bob = registry.users["alice"], registry.users["bob"]
+    assert not node.pull(client, PRIVATE_1).ok
+
+    assert pulled(node.pull(client, PRIVATE_1, login=alice), image)
+
+    assert stored(node) == set()
+    assert agent.status()["cache"]["misses"] == 0
+    assert not node.pull(client, PRIVATE_1).ok
+    assert not node.pull(client, PRIVATE_1, login=bob).ok
+    assert pulled(node.pull(client, PRIVATE_1, login=alice), image)
+    assert stored(node) == set()
+
+
+def test_a_private_image_is_not_served_in_the_dark(
+    lab: Lab, node: Node, registry: Registry, agent: Agent
+) -> None:
+    """C7, C15, I6: the ping is answered without a challenge then, but only public content is served."""
+    alice = registry.users["alice"]
+    assert pulled(node.pull("skopeo", PRIVATE_1, login=alice), lab.images[PRIVATE_1])
+    assert pulled(node.pull("skopeo", SMALL_1), lab.images[SMALL_1])
+    registry.goes_dark()
+    assert ask(node, f"{ORIGIN}/v2/").status == 200
+
+    assert not node.pull("podman", PRIVATE_1).ok
+    assert not node.pull("skopeo", PRIVATE_1, login=alice).ok
+    for path in blobs_and_manifest(lab.images[PRIVATE_1]):
+        assert ask(node, f"{ORIGIN}/v2/alice/private/{path}").status >= 400
+    assert pulled(node.pull("podman", SMALL_1), lab.images[SMALL_1])
+
+
+def test_a_stored_layer_does_not_open_the_private_repository_that_shares_it(
+    lab: Lab, node: Node, registry: Registry, agent: Agent
+) -> None:
+    """I6: a public image holds the same layer; under the private name it is refused all the same."""
+    shared = set(lab.images[SMALL_1].contents.layers) & set(lab.images[PRIVATE_1].contents.layers)
+    assert shared
+    assert pulled(node.pull("skopeo", SMALL_1), lab.images[SMALL_1])
+    (digest,) = shared & stored(node)
+
+    assert ask(node, f"{ORIGIN}/v2/library/small/blobs/{digest}").cache == "hit"
+    refused = ask(node, f"{ORIGIN}/v2/alice/private/blobs/{digest}")
+
+    assert refused.status == 401
+    assert refused.cache == "bypass"
+
+
+def test_a_private_digest_is_not_had_through_a_public_repository(
+    lab: Lab, node: Node, registry: Registry, agent: Agent
+) -> None:
+    """I6: what alice pulled a moment ago is unknown under a name that anyone may read."""
+    assert pulled(node.pull("skopeo", PRIVATE_1, login=registry.users["alice"]), lab.images[PRIVATE_1])
+    assert pulled(node.pull("skopeo", SMALL_1), lab.images[SMALL_1])
+    public = set(lab.images[SMALL_1].sizes)
+
+    for path in blobs_and_manifest(lab.images[PRIVATE_1]):
+        if path.rpartition("/")[2] not in public:
+            assert ask(node, f"{ORIGIN}/v2/library/small/{path}").status in (401, 404)
+
+
+def blobs_and_manifest(image: Image) -> list[str]:
+    contents = image.contents
+    blobs = [f"blobs/{digest}" for digest in (contents.config, *contents.layers)]
+    return [f"manifests/{contents.manifest}", *blobs]
+
+
+# Connections
+
+
+def test_the_agents_own_connections_are_never_steered(
+    lab: Lab, node: Node, registry: Registry, agent: Agent
+) -> None:
+    """I5: each connection of a client arrives once, and none of the agent's own arrives at all."""
+    before = agent.metrics()
+    blob = f"{ORIGIN}/v2/library/small/blobs/{lab.images[SMALL_1].contents.config}"
+    uncached = f"{ORIGIN}/v2/library/small/tags/list"
+    asked = [blob, uncached] * 10
+
+    answers = [ask(node, url) for url in asked]
+
+    assert {answer.cache for answer in answers[::2]} == {"miss", "hit"}
+    assert {answer.cache for answer in answers[1::2]} == {"bypass"}
+    after = agent.metrics()
+    arrived = {name: after[name] - before.get(name, 0) for name in after if "tidegate_connections" in name}
+    by_clients = 'tidegate_connections_total{outcome="intercepted",reason="steered"}'
+    by_the_probe = 'tidegate_connections_total{outcome="intercepted",reason="probe"}'
+    assert arrived.pop(by_clients) == len(asked)
+    arrived.pop(by_the_probe)
+    assert not any(arrived.values()), arrived
+    # One kept-alive connection each to registry, token service and blob host.
+    assert len(registry.connections) == len({c.local for c in registry.connections}) == 3
+    assert len(registry.requests_for("other")) == len(asked) / 2
+
+
+def test_many_clients_of_one_cold_image_cost_one_fetch(
+    lab: Lab, node: Node, registry: Registry, agent: Agent
+) -> None:
+    """C11, I5: six clients at once; the registry sends each blob once, and sees few connections."""
+    image = lab.images[SMALL_1]
+
+    pulls = [node.start_pull(client, SMALL_1) for client in ("skopeo", "skopeo-oci", "podman") * 2]
+    for pull in pulls:
+        assert pulled(pull.wait(), image)
+
+    asked = [request.path for request in registry.requests_for("bytes")]
+    assert len(asked) == len(set(asked)) == len(image.contents.layers) + 1
+    token_service = {str(address) for address in registry.addresses["auth.docker.io"]}
+    own = [c for c in registry.connections if c.local[0] not in token_service]
+    assert len(own) <= 2 * len(pulls)
+
+
+# Redirects
+
+
+@pytest.mark.parametrize(
+    "redirects",
+    [
+        Redirects(status=301),
+        Redirects(status=302, hops=3),
+        Redirects(status=303, relative=True),
+        Redirects(status=307, hops=5),
+        Redirects(status=308, hops=2, relative=True),
+        Redirects(status=307, hops=8),
+    ],
+    ids=lambda redirects: f"{redirects.status} x{redirects.hops}{' relative' * redirects.relative}",
+)
+def test_blobs_behind_redirects_are_fetched_and_kept(
+    lab: Lab, node: Node, registry: Registry, agent: Agent, redirects: Redirects
+) -> None:
+    """C8: every kind of redirect leads to the bytes, more hops than the agent follows included.
+
+    The token stays with the registry, the signature arrives to the letter.
+    """
+    reference = "docker.io/library/single:1"
+    registry.redirect_blobs(redirects)
+
+    assert pulled(node.pull("skopeo", reference), lab.images[reference])
+
+    if redirects.hops <= 5:  # else the client went that way itself
+        if not redirects.relative:
+            assert {request.authorization for request in registry.requests_for("bytes")} == {""}
+        assert set(lab.images[reference].contents.layers) < stored(node)
