@@ -50,7 +50,9 @@ class Notifier:
         return self._send(MAINPID=str(pid))
 
     def _send(self, **lines: str) -> bool:
-        return self.send("\n".join(f"{name}={' '.join(text.splitlines())}" for name, text in lines.items() if text))
+        return self.send(
+            "\n".join(f"{name}={' '.join(text.splitlines())}" for name, text in lines.items() if text)
+        )
 
     def send(self, message: str) -> bool:
         """One datagram of `NAME=value` lines, as they stand."""

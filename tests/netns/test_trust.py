@@ -196,15 +196,15 @@ def test_another_root_directory_is_changed_and_this_one_is_not(tmp_path: Path, m
     (tmp_path / "image").mkdir()
     image = prepared(Image(tmp_path / "image"))
     before = machine.content()
-    settings = {"TIDEGATE_STATE_DIR": "/srv/tidegate"}
+    settings = {"TIDEGATE_STATE_DIR": "/srv/tidegate-of-a-test"}
 
     image.tidegate("trust", "install", "--root", image.root, **settings)
 
-    certificate = (image.home / "srv/tidegate/ca/ca.pem").read_bytes()
+    certificate = (image.home / "srv/tidegate-of-a-test/ca/ca.pem").read_bytes()
     assert trusted(image.bundle, certificate)
     (link,) = (image.home / "ssl/certs").glob("tidegate-*.pem")
     assert str(link.readlink()).startswith("/usr/local/share/ca-certificates/tidegate-")
-    assert not Path("/srv/tidegate").exists()
+    assert not Path("/srv/tidegate-of-a-test").exists()
     assert machine.content() == before
 
     image.tidegate("trust", "remove", "--root", image.root, **settings)
