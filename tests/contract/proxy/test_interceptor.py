@@ -481,6 +481,8 @@ async def test_a_cancelled_accepting_loop_leaves_no_socket_behind(tmp_path: Path
     undecided.send(hello_bytes(STEERED)[:9])
     await until(lambda: len(stage.observed) == 2 and stage.interceptor.connections == 3)
     await stage.close()
+    async with asyncio.timeout(5):
+        assert await intercepted[0].read() == b""
     intercepted[1].close()
     await stage.origin.wait_closed()
 
