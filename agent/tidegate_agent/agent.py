@@ -104,7 +104,9 @@ class Agent:
             now=_now(),
         )
         leaves = Leaves(authority, clock=_now)
-        naming = Naming(config, steering=steering, registries=registries, activity=activity)
+        naming = Naming(
+            config, steering=steering, registries=registries, activity=activity, lend=heartbeat.lend
+        )
         await naming.open(parts)
         upstream = DirectUpstream(
             resolver=NameResolver(naming.resolve, not_resolved=(NameNotFound, ResolverUnreachable)),

@@ -6,7 +6,7 @@ Follows the resolvers that the system uses; never chooses them.
 import asyncio
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 import structlog
@@ -30,11 +30,19 @@ class Naming:
     """Answers the host's look-ups, makes the agent's own, and keeps registry addresses steered."""
 
     def __init__(
-        self, config: AgentConfig, *, steering: Steering, registries: Registries, activity: Activity
+        self,
+        config: AgentConfig,
+        *,
+        steering: Steering,
+        registries: Registries,
+        activity: Activity,
+        lend: Callable[[Sequence[socket.socket]], None],
     ) -> None:
+        """`lend` is told the sockets at which the host's look-ups arrive."""
         self._log = structlog.get_logger()
         self._steering = steering
         self._activity = activity
+        self._lend = lend
         self._zone = Zone.of(config.host_patterns)
         self._watch = ResolverWatch() if config.dns.resolvers == "system" else None
         self.resolvers = _first_resolvers(config, self._watch)
@@ -78,6 +86,7 @@ class Naming:
 
     def steer(self) -> None:
         """Send the host's look-ups here; raises SteeringFailed."""
+        self._lend(self._responder.udp_sockets)
         self._steering.steer_dns(self._responder.udp_ports, self._responder.tcp_port)
 
     def tend(self) -> None:

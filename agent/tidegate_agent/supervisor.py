@@ -3,7 +3,8 @@
 A hung agent still holds the connections that it accepted and those waiting in its backlog, so the lease in
 the kernel is not enough: it has to die. This process imports the standard library only, holds no socket of
 the data plane and no netlink socket, and forks the agent before any of those are opened. systemd talks to
-this process: READY, WATCHDOG and STOPPING go out from here.
+this process: READY, WATCHDOG and STOPPING go out from here. The agent lends it its DNS sockets, so that
+look-ups left unread in a hang can be told to go elsewhere.
 
 The agent runs in a process group of its own, so that Ctrl-C reaches it once, through here. It gets SIGTERM
 when this process dies (prctl(2), PR_SET_PDEATHSIG), ends gracefully and cleans up by itself.
@@ -13,23 +14,28 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, NoReturn
+
+from tidegate_agent.unread import give_up_unread
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
-_BEAT, _READY = b".", b"!"
+_BEAT, _READY, _LENT = b".", b"!", b"s"
+_MAX_LENT = 64
+_CLOCK_TICK_S = 0.01  # the kernel's at 100 Hz: so much later than promised may the lease end
 _PR_SET_PDEATHSIG = 1
 
 
 class Heartbeat:
     """The agent's end: `beat` from the accepting loop at least every quarter of the lease, `ready` once."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, line: socket.socket) -> None:
+        self._line = line
 
     def beat(self) -> None:
         """Say that the accepting loop turns. Never blocks, never raises."""
@@ -39,11 +45,15 @@ class Heartbeat:
         """Say that the agent works: from now on an exit is followed by a restart."""
         self._write(_READY)
 
-    def _write(self, byte: bytes) -> None:
-        # A full pipe means that the supervisor is stopped, a closed one that it died: no reason to end here,
+    def lend(self, sockets: Sequence[socket.socket]) -> None:
+        """Let the supervisor answer what is left unread on these UDP sockets; replaces those lent before."""
+        self._write(_LENT, [sock.fileno() for sock in sockets[:_MAX_LENT]])
+
+    def _write(self, byte: bytes, descriptors: Sequence[int] = ()) -> None:
+        # A full line means that the supervisor is stopped, a closed one that it died: no reason to end here,
         # where nothing could be drained. SIGTERM comes when it died.
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
-            os.write(self._descriptor, byte)
+            socket.send_fds(self._line, [byte], descriptors)
 
 
 def say(line: str) -> None:
@@ -142,6 +152,7 @@ class _Supervisor:
         self._notify = notify
         self._tell = tell
         self._child = 0
+        self._lent: list[socket.socket] = []
         self._ever_ready = False
         self._stop_by: float | None = None
 
@@ -170,9 +181,9 @@ class _Supervisor:
 
     def _one_life(self) -> int:
         """Fork the agent and watch it to its end; its exit code, or minus the signal that ended it."""
-        beats, write_end = os.pipe()
-        os.set_blocking(beats, False)
-        os.set_blocking(write_end, False)
+        beats, theirs = socket.socketpair()
+        beats.setblocking(False)
+        theirs.setblocking(False)
         supervisor = os.getpid()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -180,17 +191,18 @@ class _Supervisor:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
         self._child = os.fork()
         if self._child == 0:
-            os.close(beats)
-            _be_the_agent(self._run, self._signals, before, Heartbeat(write_end), supervisor, self._cleanup)
+            beats.close()
+            _be_the_agent(self._run, self._signals, before, Heartbeat(theirs), supervisor, self._cleanup)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.close(write_end)
+        theirs.close()
         try:
             return self._watch(beats)
         finally:
-            os.close(beats)
+            beats.close()
+            self._borrow([])
             self._child = 0
 
-    def _watch(self, beats: int) -> int:
+    def _watch(self, beats: socket.socket) -> int:
         poll = select.poll()
         poll.register(beats, select.POLLIN)
         poll.register(self._signals.descriptor, select.POLLIN)
@@ -208,12 +220,12 @@ class _Supervisor:
             silent_s = 0.0 if now - looked > lease_s / 2 + tick_s else silent_s + (now - looked)
             looked = now
             pid, status = os.waitpid(self._child, os.WNOHANG)  # before the pipe: its last words count
-            heard = _drain(beats) if listening else b""
+            heard = self._hear(beats) if listening else b""
             if heard is None:
                 poll.unregister(beats)  # its end is readable for ever, and the agent's is near
                 listening = False
             elif heard:
-                silent_s, allowed_s = 0.0, lease_s
+                silent_s, allowed_s = 0.0, lease_s + _CLOCK_TICK_S
                 if _READY in heard and not self._ever_ready:
                     self._ever_ready = True
                     self._notify("READY=1")
@@ -223,10 +235,30 @@ class _Supervisor:
             self._obey(self._signals.take())
             if silent_s >= allowed_s:
                 self._tell(f"no heartbeat from process {self._child} for {silent_s:.1f} s: killing it")
+                if given_up := give_up_unread(self._lent):
+                    self._tell(f"look-ups that it left unread, told to ask elsewhere: {given_up}")
                 return self._kill()
             if self._stop_by is not None and now > self._stop_by:
                 self._tell(f"process {self._child} did not end within {self._pace.stop:.0f} s: killing it")
                 return self._kill()
+
+    def _hear(self, beats: socket.socket) -> bytes | None:
+        """What has come since the last time; None at its end."""
+        heard = b""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                some, descriptors, _, _ = socket.recv_fds(beats, 65536, _MAX_LENT)
+                if _LENT in some:
+                    self._borrow([socket.socket(fileno=descriptor) for descriptor in descriptors])
+                if not some:
+                    return heard or None
+                heard += some
+        return heard
+
+    def _borrow(self, sockets: list[socket.socket]) -> None:
+        for sock in self._lent:
+            sock.close()
+        self._lent = sockets
 
     def _kill(self) -> int:
         os.kill(self._child, signal.SIGKILL)
@@ -288,14 +320,6 @@ def _be_the_agent(
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
-
-
-def _drain(descriptor: int) -> bytes | None:
-    """What is in the pipe now; None at its end."""
-    try:
-        return os.read(descriptor, 65536) or None
-    except BlockingIOError:
-        return b""
 
 
 def _words(code: int) -> str:

@@ -78,6 +78,11 @@ class Responder:
         return {address: port.port for address, port in self._ports.items()}
 
     @property
+    def udp_sockets(self) -> tuple[socket.socket, ...]:
+        """The sockets behind `udp_ports`."""
+        return tuple(port.sock for port in self._ports.values())
+
+    @property
     def resolver_reachable(self) -> bool:
         """False while every resolver is dark; true again with the first answer of any."""
         known = [port.resolver for port in self._ports.values() if port.forwarder is not None]

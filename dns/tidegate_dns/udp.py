@@ -60,6 +60,11 @@ class UdpPort:
         self._closed = False
         self._loop.add_reader(self._sock, self._drain)
 
+    @property
+    def sock(self) -> socket.socket:
+        """Where the queries arrive, for whoever must look after them when this process hangs."""
+        return self._sock
+
     def close(self) -> None:
         """Stop at once; clients that wait get no answer."""
         if self._closed:
