@@ -21,6 +21,7 @@ class Admin:
     def __init__(self, *, status: Callable[[], Status], exposition: Callable[[], bytes]) -> None:
         self._status = status
         self._exposition = exposition
+        self._socket_path: Path | None = None
         app = web.Application()
         app.router.add_get("/v1/status", self._get_status)
         app.router.add_get("/metrics", self._get_metrics)
@@ -31,6 +32,7 @@ class Admin:
     async def open(self, *, socket_path: Path, host: str, port: int) -> None:
         """Listen on both; raises StartRefused naming the listener that is taken."""
         await self._runner.setup()
+        self._socket_path = socket_path
         socket_path.unlink(missing_ok=True)  # noqa: ASYNC240 (on a tmpfs, before anything is served)
         old_umask = os.umask(0o117)
         try:
@@ -46,7 +48,10 @@ class Admin:
             ) from error
 
     async def close(self) -> None:
+        """Stop listening, and take the unix socket's file away."""
         await self._runner.cleanup()
+        if self._socket_path is not None:
+            self._socket_path.unlink(missing_ok=True)
 
     async def _get_status(self, _: web.Request) -> web.Response:
         return web.Response(body=msgspec.json.encode(self._status()), content_type="application/json")
