@@ -13,7 +13,7 @@ from .host import Host
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
-    """One reading. `ipset` is empty where the program is missing: then nobody could have made a set either."""
+    """One reading. `ipset` is empty where the program is missing, as then nobody can have made a set."""
 
     nft: str
     addresses: str
@@ -33,10 +33,15 @@ class Footprint:
             nft=told("nft", "list", "ruleset"),
             addresses=told("ip", "-brief", "address"),
             rules=told("ip", "rule") + told("ip", "-6", "rule"),
-            routes=told("ip", "route", "show", "table", "all")
-            + told("ip", "-6", "route", "show", "table", "all"),
+            routes=_routes(told("ip", "route", "show", "table", "all"))
+            + _routes(told("ip", "-6", "route", "show", "table", "all")),
             ipset=told("sh", "-c", "command -v ipset >/dev/null && ipset list || true"),
             mounts=tuple(told("cat", "/proc/self/mounts").splitlines()),
             processes=tuple(sorted(host.processes().values())),
             ports=tuple(sorted(host.listening())),
         )
+
+
+def _routes(listed: str) -> str:
+    """Without the link-local ones, which the kernel adds when it has found its address to be free."""
+    return "\n".join(line for line in listed.splitlines() if "fe80::" not in line) + "\n"
