@@ -95,6 +95,7 @@ class Agent:
     async def open(cls, config: AgentConfig, parts: AsyncExitStack, heartbeat: Heartbeat) -> "Agent":
         """Everything open and nothing steered yet; raises StartRefused."""
         activity, requests = Activity(), RequestLog()
+        parts.callback(requests.flush)
         registries = Registries(_registry(entry) for entry in config.registry)
         steering = _steering(config)
         authority = Authority.load_or_create(

@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from tidegate_agent.activity import CONTENT_KINDS, Activity
+from tidegate_proxy.answer import Cache
 from tidegate_proxy.http_server import Served
 from tidegate_proxy.interceptor import OUTCOMES as CONNECTION_OUTCOMES
 
@@ -40,9 +41,11 @@ class Metrics:
             buckets=_BUCKETS_S,
             registry=self._registry,
         )
+        self._seconds_by_cache = {cache: self._request_seconds.labels(cache=cache.value) for cache in Cache}
 
     def served(self, served: Served) -> None:
-        self._request_seconds.labels(cache=served.cache.value).observe(served.seconds)
+        """A request was answered."""
+        self._seconds_by_cache[served.cache].observe(served.seconds)
 
     def exposition(self) -> bytes:
         """The text format, version 0.0.4."""

@@ -63,3 +63,14 @@ class Answer:
     body: bytes | AsyncIterator[bytes | memoryview] = b""
     cache: Cache = Cache.BYPASS
     kind: Kind = Kind.OTHER
+
+    def labelled(self) -> CIMultiDict[str]:
+        """The header fields, and those that say where the bytes came from.
+
+        docker-registry-proxy's users look for the last two.
+        """
+        headers = CIMultiDict(self.headers)
+        headers["X-Tidegate-Cache"] = self.cache.value
+        headers["X-Docker-Registry-Proxy-Cache-Upstream-Status"] = self.cache.value.upper()
+        headers["X-Docker-Registry-Proxy-Cache-Type"] = self.kind.value
+        return headers

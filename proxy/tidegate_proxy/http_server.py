@@ -18,6 +18,8 @@ from aiohttp.abc import AbstractStreamWriter
 from multidict import CIMultiDict
 
 from tidegate_proxy.answer import Answer, Cache, Incoming, Kind
+from tidegate_proxy.hot_manifests import ReadyAnswer
+from tidegate_proxy.hot_path import HotConnection, PlainHead, WireForm, serves
 from tidegate_proxy.interceptor import Arrival
 from tidegate_proxy.oci_error import OciError
 from tidegate_proxy.site import Site
@@ -28,15 +30,16 @@ MAX_HEADER_BYTES = 64 * 1024
 KEEPALIVE_S = 75.0
 _READ_BUFFER_BYTES = 256 * 1024
 _CLOSE_S = 0.05  # 0 would mean for ever
-# docker-registry-proxy's users look for these
-_PROXY_STATUS = "X-Docker-Registry-Proxy-Cache-Upstream-Status"
-_PROXY_TYPE = "X-Docker-Registry-Proxy-Cache-Type"
 
 
 class Service(Protocol):
     """What answers requests: registry semantics over a store and upstreams."""
 
     async def answer(self, incoming: Incoming) -> Answer: ...
+
+    def at_hand(self, site: Site, method: str, target: str) -> ReadyAnswer | None:
+        """An answer that needs no waiting, to a plain GET or HEAD."""
+        ...
 
     async def pass_through(self, incoming: Incoming) -> Answer:
         """The registry's own answer, untouched; raises UpstreamUnreachable."""
@@ -75,14 +78,51 @@ class HttpServer:
         self._served = served
         self._probe_host = probe_host
         self._server = web.Server(self._handle, handler_cancellation=True)
+        self._hot: set[HotConnection] = set()
+        self._wire_form = WireForm()
 
     def protocol(self, arrival: Arrival) -> asyncio.Protocol:
         """The protocol for one connection, before its TLS handshake."""
-        return _Connection(self._server, arrival)
+        site = self._site_of(arrival)
+        connection = HotConnection(
+            at_hand=lambda head: self._at_hand(site, head),
+            full=lambda: _Connection(self._server, arrival),
+            closed=self._hot.discard,
+            idle_s=KEEPALIVE_S,
+        )
+        self._hot.add(connection)
+        return connection
 
     def stop_keeping_alive(self) -> None:
         """Close idle connections and let the others end with the answer they are at."""
+        for connection in list(self._hot):
+            connection.close_if_idle()
         self._server.pre_shutdown()
+
+    def _at_hand(self, site: Site | None, head: PlainHead) -> bytes | None:
+        if site is None or not serves(site, head):
+            return None
+        started = time.monotonic()
+        ready = self._service.at_hand(site, head.method, head.target)
+        if ready is None:
+            return None
+        wire = self._wire_form.of(ready, head)
+        answer = ready.answer
+        self._served(
+            Served(
+                site=site,
+                method=head.method,
+                path=head.target,
+                status=answer.status,
+                cache=answer.cache,
+                kind=answer.kind,
+                sent_bytes=len(ready.body) if head.method == "GET" else 0,
+                received_bytes=0,
+                seconds=time.monotonic() - started,
+                cause=None,
+            )
+        )
+        return wire
 
     async def close(self) -> None:
         await self._server.shutdown(_CLOSE_S)
@@ -136,9 +176,8 @@ class HttpServer:
         except UpstreamUnreachable as error:
             return _unavailable(error), error
         except DigestMismatch as error:
-            return _unavailable(
-                error
-            ), error  # not to be passed through: it would be the same wrong bytes (I2)
+            # Not to be passed through instead: it would be the same wrong bytes (I2).
+            return _unavailable(error), error
         except Exception as error:  # noqa: BLE001 - fail open: a bug of ours must not end a pull (I1)
             if incoming.body is not None:
                 return _unavailable(error), error  # its body may be spent: it cannot be sent again
@@ -207,10 +246,7 @@ class _CutShort(Exception):
 
 
 async def _write(request: web.BaseRequest, answer: Answer) -> tuple[web.StreamResponse, int]:
-    headers = answer.headers
-    headers["X-Tidegate-Cache"] = answer.cache.value
-    headers[_PROXY_STATUS] = answer.cache.value.upper()
-    headers[_PROXY_TYPE] = answer.kind.value
+    headers = answer.labelled()
     if isinstance(answer.body, bytes):
         response: web.StreamResponse = web.Response(
             status=answer.status, headers=headers, body=answer.body or None

@@ -123,6 +123,11 @@ class Index:
             lambda rows: _time(rows[0][0]) if rows else None,
         )
 
+    def remembered_public(self, registry: str, repository: str) -> datetime | None:
+        """As `public_checked_at`, from memory alone: None also when the file would have to be asked."""
+        known = self._public.get((registry, repository))
+        return None if known is MISSING else known
+
     async def any_public(self, registry: str) -> bool:
         """Whether any repository of the registry is known to be public."""
         return await self._known(

@@ -17,6 +17,7 @@ from tidegate_proxy.answer import Answer, Cache, Incoming, Kind
 from tidegate_proxy.descriptor import MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor
 from tidegate_proxy.digest import Digest, InvalidDigest
 from tidegate_proxy.headers import descriptive
+from tidegate_proxy.hot_manifests import HotManifests, ReadyAnswer
 from tidegate_proxy.index import Index, TagVariant
 from tidegate_proxy.request_path import ManifestByDigest, ManifestByTag
 from tidegate_proxy.requester import Requester
@@ -62,6 +63,14 @@ class Manifests:
         # Tags that a HEAD told of, by digests that are not stored yet. containerd asks HEAD by tag, then GET
         # by digest: only then does the tag move, or a registry going dark in between would leave nothing.
         self._announced: dict[Digest, _TagName] = {}
+        self._hot = HotManifests()
+
+    def at_hand(self, digest: Digest) -> ReadyAnswer | None:
+        """A manifest that is in memory, by its digest: a hit without any waiting."""
+        ready = self._hot.get(digest)
+        if ready is not None:
+            self._index.touch(digest, self._now())
+        return ready
 
     async def by_digest(self, incoming: Incoming, request: ManifestByDigest, requester: Requester) -> Answer:
         stored = await self._stored(incoming, request.digest, None, Cache.HIT)
@@ -155,7 +164,10 @@ class Manifests:
         headers = _describe(digest, media_type, blob.size_bytes)
         with blob:
             body = b"" if incoming.method == "HEAD" else await blob.content()
-        return Answer(status=200, headers=headers, body=body, cache=cache, kind=Kind.MANIFEST)
+        answer = Answer(status=200, headers=headers, body=body, cache=cache, kind=Kind.MANIFEST)
+        if incoming.method == "GET" and cache is Cache.HIT:
+            self._hot.put(digest, answer, body)
+        return answer
 
     async def _kept(self, response: UpstreamResponse, *, expected: Digest | None) -> Answer:
         """Read a manifest, verify it, store it.

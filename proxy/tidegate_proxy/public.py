@@ -39,6 +39,11 @@ class Publicness:
         """End what runs."""
         await self._asking.close()
 
+    def known_public(self, site: Site, repository: Repository) -> bool:
+        """Whether it is public by what is in memory: False may also mean that somebody has to be asked."""
+        known_at = self._index.remembered_public(site.registry, str(repository))
+        return known_at is not None and timedelta(0) <= self._now() - known_at < BELIEVED_FOR
+
     async def is_public(self, site: Site, repository: Repository, target: str) -> bool:
         """Whether anyone may read the repository; `target` is the path of something that should be in it."""
         known_at = await self._index.public_checked_at(site.registry, str(repository))

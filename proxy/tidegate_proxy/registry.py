@@ -6,6 +6,7 @@ challenge, because nobody could log in, and public content is served without a t
 registry answers, or clients would stop sending credentials (DESIGN, section 6).
 """
 
+import functools
 from typing import assert_never
 
 from multidict import CIMultiDict
@@ -14,6 +15,7 @@ from tidegate_proxy.anonymous import Anonymous
 from tidegate_proxy.answer import Answer, Cache, Incoming, Kind
 from tidegate_proxy.blobs import Blobs
 from tidegate_proxy.digest import Digest
+from tidegate_proxy.hot_manifests import ReadyAnswer
 from tidegate_proxy.index import Index
 from tidegate_proxy.manifests import Manifests, NotServed
 from tidegate_proxy.origin import OriginRefused, OriginUnreachable
@@ -34,6 +36,7 @@ from tidegate_proxy.request_path import (
     parse_request,
 )
 from tidegate_proxy.requester import Requester
+from tidegate_proxy.site import Site
 from tidegate_proxy.upstream import Upstream, UpstreamUnreachable
 from tidegate_proxy.verified import verified
 
@@ -80,6 +83,18 @@ class RegistryService:
                 return await self.pass_through(incoming)
             case _:
                 assert_never(request)
+
+    def at_hand(self, site: Site, method: str, target: str) -> ReadyAnswer | None:
+        """The answer to a plain GET or HEAD that nobody has to be asked for and no disk to be read."""
+        try:
+            request = _parsed(method, target)
+        except RequestRefused:
+            return None
+        if not isinstance(request, ManifestByDigest):
+            return None
+        if not self._publicness.known_public(site, request.repository):
+            return None
+        return self._manifests.at_hand(request.digest)
 
     async def pass_through(self, incoming: Incoming) -> Answer:
         """The registry's own answer; bytes asked for by digest still end only when they match it (I2)."""
@@ -148,6 +163,12 @@ class RegistryService:
             target = request.target
             await self._index.drop_tag(incoming.site.registry, str(target.repository), str(target.tag))
         return answer
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(method: str, target: str) -> Request:
+    path, _, query = target.partition("?")
+    return parse_request(method, path, query)
 
 
 def _dark_ping() -> Answer:

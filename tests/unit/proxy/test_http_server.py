@@ -10,6 +10,7 @@ from multidict import CIMultiDict
 from tidegate_proxy.answer import Answer, Cache, Incoming, Kind
 from tidegate_proxy.digest import Digest
 from tidegate_proxy.endpoint import Endpoint
+from tidegate_proxy.hot_manifests import ReadyAnswer
 from tidegate_proxy.http_server import HttpServer, Served
 from tidegate_proxy.interceptor import Arrival
 from tidegate_proxy.site import Site
@@ -34,11 +35,15 @@ class ScriptedService:
     answers: dict[str, Callable[[], Answer]] = field(default_factory=dict)
     received: dict[str, bytes] = field(default_factory=dict)
     passed_through: list[str] = field(default_factory=list)
+    ready: dict[str, ReadyAnswer] = field(default_factory=dict)
 
     async def answer(self, incoming: Incoming) -> Answer:
         if incoming.body is not None:
             self.received[incoming.path] = b"".join([chunk async for chunk in incoming.body])
         return self.answers[incoming.path]()
+
+    def at_hand(self, site: Site, method: str, target: str) -> ReadyAnswer | None:
+        return self.ready.get(target)
 
     async def pass_through(self, incoming: Incoming) -> Answer:
         self.passed_through.append(incoming.target)
@@ -199,3 +204,48 @@ async def test_one_connection_carries_several_requests(world: World) -> None:
     answer = await world.exchange(2 * request + last)
 
     assert answer.count(b"HTTP/1.1 200 ") == 3
+
+
+def ready(body: bytes) -> ReadyAnswer:
+    headers = CIMultiDict({"Content-Type": "text/x", "Content-Length": str(len(body))})
+    answer = Answer(status=200, headers=headers, body=body, cache=Cache.HIT, kind=Kind.MANIFEST)
+    return ReadyAnswer(answer=answer, body=body)
+
+
+async def test_what_is_at_hand_is_answered_as_the_full_server_would(world: World) -> None:
+    """C4: the same status, fields and body, whichever of the two answers."""
+    made = ready(b"a manifest")
+    world.service.ready["/at-hand"] = made
+    world.service.answers["/full"] = lambda: made.answer
+    for method in ("GET", "HEAD"):
+        at_hand, full = await world.get("/at-hand", method=method), await world.get("/full", method=method)
+
+        def fields(answer: bytes) -> tuple[set[bytes], bytes]:
+            head, _, body = answer.partition(b"\r\n\r\n")
+            lines = {line for line in head.split(b"\r\n") if not line.startswith((b"Date", b"Server"))}
+            return {line.lower() for line in lines}, body
+
+        assert fields(at_hand) == fields(full)
+    assert [served.path for served in world.served] == ["/at-hand", "/full"] * 2
+
+
+async def test_one_connection_is_handed_over_and_keeps_going(world: World) -> None:
+    """C1: at hand, then not, then at hand again, in one connection and pipelined."""
+    world.service.ready["/at-hand"] = ready(b"ready")
+    world.service.answers["/full"] = lambda: Answer(status=200, body=b"full")
+    world.service.answers["/at-hand"] = lambda: Answer(status=200, body=b"again")
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    async with asyncio.timeout(5):
+        for path, body in (("/at-hand", b"ready"), ("/full", b"full"), ("/at-hand", b"again")):
+            writer.write(f"GET {path} HTTP/1.1\r\n{HOST}\r\n".encode())
+            await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readexactly(len(body)) == body
+    writer.close()
+
+
+@pytest.mark.parametrize("host", ["quay.io", "registry-1.docker.io:444"])
+async def test_what_is_at_hand_is_not_for_another_host(world: World, host: str) -> None:
+    """N6: 421 here too."""
+    world.service.ready["/at-hand"] = ready(b"ready")
+    answer = await world.exchange(f"GET /at-hand HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 421 ")
