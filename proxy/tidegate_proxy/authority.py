@@ -59,7 +59,18 @@ class Authority:
     ) -> None:
         self._key = key
         self._hosts = frozenset(hosts)
-        self._issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+        # What every leaf has in common, encoded once: a new SNI is met in the middle of a handshake.
+        self._leaf = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Tidegate")]))
+            .issuer_name(certificate.subject)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(digital_signature=True), critical=True)
+            .add_extension(_SERVER_AUTH, critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False
+            )
+        )
         self.certificate = certificate
         self.certificate_pem = certificate.public_bytes(serialization.Encoding.PEM)
 
@@ -96,19 +107,12 @@ class Authority:
             raise TidegateError(f"{host} is not among the hosts that this authority may vouch for")
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Tidegate")]))
-            .issuer_name(self.certificate.subject)
-            .public_key(key.public_key())
+            self._leaf.public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - BACKDATED)
             .not_valid_after(now + LEAF_LIFETIME)
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(digital_signature=True), critical=True)
-            .add_extension(_SERVER_AUTH, critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(self._issued_by, critical=False)
             .sign(self._key, hashes.SHA256())
         )
         return certificate.public_bytes(serialization.Encoding.PEM), key

@@ -461,8 +461,9 @@ async def test_a_drain_that_took_too_long_cuts(stage: Stage, until: Until) -> No
     await asyncio.get_running_loop().sock_sendall(neighbour, b"GET ")
     await until(lambda: len(stage.observed) == 2)
     stage.interceptor.stop_accepting()
-    await stage.interceptor.drain(0.05)
-    await stage.serving
+    async with asyncio.timeout(5):
+        await stage.interceptor.drain(0.05)
+        await stage.serving
 
     with pytest.raises(ConnectionResetError):
         await rest(neighbour)
