@@ -44,7 +44,9 @@ OUTCOMES: tuple[tuple[str, str], ...] = (
     ("refused", "no_descriptors"),
     ("refused", "error"),
 )
-"""Every outcome and reason that is ever observed, so that counters can start at 0."""
+"""Every outcome and reason that is ever observed, beside the reasons that `why_splice` gives, so that
+counters can start at 0.
+"""
 
 _HANDSHAKE_TIMEOUT_S = 10.0
 _ACCEPTS_AT_ONCE = 32
@@ -72,6 +74,10 @@ def _ignore(_arrival: Arrival, _error: OSError) -> None:
     return
 
 
+def _no_reason(_peer: Endpoint, _original: Endpoint) -> str | None:
+    return None
+
+
 class Interceptor:
     """The accepting loop, and every connection that came through it until it ends."""
 
@@ -84,12 +90,15 @@ class Interceptor:
         http_protocol: Callable[[Arrival], asyncio.Protocol],
         dial: Callable[[Endpoint], Awaitable[socket.socket]],
         observe: Callable[[str, str], None],
+        why_splice: Callable[[Endpoint, Endpoint], str | None] = _no_reason,
         handshake_failed: Callable[[Arrival, OSError], None] = _ignore,
         hello_timeout_s: float = 2.0,
         max_connections: int = 4096,
     ) -> None:
-        """`dial` bounds its own time. `handshake_failed` learns of every intercepted client that did not
-        finish the handshake; `distrusts` tells whether it was for want of trust.
+        """`dial` bounds its own time. `why_splice` is asked, with the client's endpoint and the original
+        destination, about each connection that would be intercepted. `handshake_failed` learns of every
+        intercepted client that did not finish the handshake; `distrusts` tells whether it was for want of
+        trust.
         """
         self._original_dst = original_dst
         self._steered = steered
@@ -97,6 +106,7 @@ class Interceptor:
         self._http_protocol = http_protocol
         self._dial = dial
         self._observe = observe
+        self._why_splice = why_splice
         self._handshake_failed = handshake_failed
         self._hello_timeout_s = hello_timeout_s
         self._max_connections = max_connections
@@ -264,6 +274,9 @@ class Interceptor:
                 return "other_sni"
             if alpn and "http/1.1" not in alpn:
                 return "no_http1"
+            # The probe is the agent's own: what is known of clients must not be able to end the steering.
+            if sni != PROBE_HOST and (reason := self._why_splice(peer, original)) is not None:
+                return reason
             arrival = Arrival(sni=sni, original=original, peer=peer)
             return _Interception(
                 arrival=arrival, context=self._tls_context(sni), protocol=self._http_protocol(arrival)
