@@ -48,8 +48,10 @@ class Network:
         self._ports: dict[str, str] = {}  # host name -> the switch's end of its cable
         self._gateways: dict[str, tuple[Interface, ...]] = {}
         # Set from inside: /proc/sys/net is that of whoever opens it, from here the machine's own.
-        route = "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"
-        switch.run(["sh", "-ec", route]).or_raise()
+        # A port that is unplugged keeps its IPv6 addresses, as it keeps its IPv4 ones anyway.
+        ipv6 = "/proc/sys/net/ipv6/conf/all"
+        route = f"echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > {ipv6}/forwarding"
+        switch.run(["sh", "-ec", f"{route}; echo 1 > {ipv6}/keep_addr_on_down"]).or_raise()
         with _netlink(switch) as wire:
             _up(wire, "lo")
             wire.link("add", ifname=BRIDGE, kind="bridge", br_forward_delay=0, br_stp_state=0)
