@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from lab import Agent, Lab, Node, Registry, Resolver, ask
+from lab import Agent, Lab, Node, Registry, Resolver, ask, until
 
 SMALL_1 = "docker.io/library/small:1"
 ORIGIN = "https://registry-1.docker.io"
@@ -84,6 +84,7 @@ def neighbour(lab: Lab, node: Node, resolver: Resolver) -> Iterator[Node]:
     """A host that says hello first, repeats what it hears, and ends with its digest."""
     neighbour = lab.add_node("neighbour")
     server = neighbour.spawn(["python3", "-c", NEIGHBOUR], log="neighbour")
+    until(lambda: 443 in neighbour.listening(), "the neighbour listens")
     addresses = [interface.ip for interface in neighbour.interfaces]
     resolver.answer(dual_stack=True, records={SHARED: addresses})
     yield neighbour
@@ -166,8 +167,9 @@ SPEECHES = {
 }
 
 
-@pytest.mark.parametrize("speech", SPEECHES)
-@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize(
+    ("version", "speech"), [*((4, speech) for speech in SPEECHES), (6, "plain HTTP"), (6, "nothing")]
+)
 def test_what_is_no_tls_goes_on_byte_for_byte(node: Node, neighbour: Node, version: int, speech: str) -> None:
     """N6: whoever does not start a TLS handshake is spliced: each byte both ways, and both ends."""
     (address,) = (interface.ip for interface in neighbour.interfaces if interface.version == version)
