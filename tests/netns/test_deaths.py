@@ -88,9 +88,11 @@ def test_a_pull_started_10_ms_after_sigkill_succeeds_directly(
     killed = kill(node, agent, supervisor_too=supervisor_too)
     wait_until(killed + 0.010)
     pull = node.pull("skopeo", SMALL)
+    measured("a pull begun 10 ms after SIGKILL", pull.duration_s)
 
     assert pull.contents == lab.images[SMALL].contents, pull.stderr
     assert came_directly(registry, lab.images[SMALL])
+    assert pull.duration_s < LEASE_S  # it waited neither for the lease's end nor for a look-up's retry
 
 
 KNOCK = """
