@@ -344,8 +344,8 @@ class _Intercepted(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not an isinstance check: uvloop's TLS transport has the methods but not the base class.
         self._transport = cast(asyncio.Transport, transport)
-        # The handshake ends with the client's word and we send no tickets, so nothing carries our ACK: a client
-        # with Nagle's algorithm (all but Go's) would hold its request back for our delayed ACK, 40 ms.
+        # The handshake ends with the client's word and we send no tickets, so nothing carries our ACK: a
+        # client with Nagle's algorithm (all but Go's) would hold its request back for it, 40 ms.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         self._protocol.connection_made(transport)
 
