@@ -2,6 +2,8 @@
 
 from .agent import Agent
 from .client import CLIENTS, Pull, Pulling
+from .containerd import Containerd
+from .dockerd import Dockerd
 from .fault import Fault, Redirects
 from .host import Host
 from .https import HttpsAnswer, ask
@@ -22,7 +24,9 @@ __all__ = [
     "CommandFailed",
     "Completed",
     "Connection",
+    "Containerd",
     "Contents",
+    "Dockerd",
     "Fault",
     "Host",
     "HttpsAnswer",

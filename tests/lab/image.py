@@ -154,6 +154,12 @@ def _gzip(data: bytes) -> bytes:
     return gzip.compress(data, 0 if len(data) > 4 << 20 else 1, mtime=0)
 
 
+def digest_of(path: Path) -> str:
+    """The digest of a file's bytes."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
 def _sha256(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 

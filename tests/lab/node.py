@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from .agent import TIDEGATE, Agent
 from .client import CLIENTS, Pull, Pulling, start_pull
+from .containerd import Containerd
+from .dockerd import Dockerd
 from .host import Host
 from .network import Address
 from .process import Completed
@@ -22,6 +24,8 @@ class Node(Host):
     def __init__(self, name: str):
         super().__init__(name)
         self.agents: list[Agent] = []
+        self.containerd: Containerd | None = None
+        self.dockerd: Dockerd | None = None
 
     def furnish(self, *, resolvers: Sequence[Address], anchor: bytes) -> None:
         """Give the node its own identity, resolvers, trust store and container configuration."""
@@ -72,6 +76,29 @@ class Node(Host):
     ) -> Pulling:
         """Start a pull and let it run: for kills in the middle, and several at once."""
         return start_pull(self, CLIENTS[client], reference, login=login, storage=storage, env=env)
+
+    def start_daemon_of(self, client: str) -> None:
+        """Start the daemon that this client needs, if any and none runs: for tests of all clients."""
+        match CLIENTS[client].daemon:
+            case "containerd" if self.containerd is None:
+                self.start_containerd()
+            case "dockerd" if self.dockerd is None:
+                self.start_dockerd()
+
+    def start_containerd(self, config: str = "") -> Containerd:
+        """Start containerd, which the clients `ctr` and `cri` need, and wait until it answers.
+
+        Its CRI plugin trusts what the node trusts when it pulls for the first time.
+        """
+        self.containerd = Containerd(self, config)
+        return self.containerd
+
+    def start_dockerd(self) -> Dockerd:
+        """Start dockerd (and containerd, when none runs) and wait until it answers."""
+        if self.containerd is None:
+            self.start_containerd()
+        self.dockerd = Dockerd(self)
+        return self.dockerd
 
     def dig(self, *arguments: str) -> Completed:
         """`dig` with the node's resolver; one try of 2 s unless told otherwise."""
