@@ -19,6 +19,7 @@ import uvloop
 
 from tidegate_agent.activity import Activity
 from tidegate_agent.admin import Admin
+from tidegate_agent.clients import Clients
 from tidegate_agent.config import AgentConfig, RegistryConfig
 from tidegate_agent.gate import Gate, GateState
 from tidegate_agent.metrics import Metrics
@@ -133,6 +134,7 @@ class Agent:
             probe_host=PROBE_HOST,
         )
         parts.push_async_callback(http.close)
+        clients = Clients.open(parts, state_dir=config.state_dir, bundle=system_bundle())
         interceptor = Interceptor(
             original_dst=steering.original_dst,
             steered=registries.claims,
@@ -140,6 +142,8 @@ class Agent:
             http_protocol=http.protocol,
             dial=exempt_dialler(steering.exempt),
             observe=activity.connection,
+            why_splice=clients.why_splice,
+            handshake_failed=clients.handshake_failed,
         )
         listeners = listen(config.steering.port)
         for listener in listeners:
@@ -165,6 +169,7 @@ class Agent:
             naming=naming,
             upstream=upstream,
             usage=cache.usage,
+            clients=clients,
         )
         metrics = Metrics(activity, report.gauges)
         observers.append(metrics.served)

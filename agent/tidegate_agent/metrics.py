@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from tidegate_agent.activity import CONTENT_KINDS, Activity
+from tidegate_agent.clients import Reason
 from tidegate_proxy.answer import Cache
 from tidegate_proxy.http_server import Served
 from tidegate_proxy.interceptor import OUTCOMES as CONNECTION_OUTCOMES
@@ -73,7 +74,8 @@ class _ActivityCollector(Collector):
         connections = CounterMetricFamily(
             "tidegate_connections", "Connections that reached the agent.", labels=["outcome", "reason"]
         )
-        for outcome, reason in CONNECTION_OUTCOMES:
+        known = (*CONNECTION_OUTCOMES, *(("spliced", reason.value) for reason in Reason))
+        for outcome, reason in known:
             connections.add_metric([outcome, reason], activity.connections[(outcome, reason)])
         yield connections
         yield _by_label("tidegate_dns_queries", "Queries to the responder.", "outcome", activity.dns_queries)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from tidegate_agent import __version__
 from tidegate_agent.activity import Activity
+from tidegate_agent.clients import Clients
 from tidegate_agent.config import AgentConfig
 from tidegate_agent.gate import Gate
 from tidegate_agent.metrics import Gauges
@@ -13,6 +14,7 @@ from tidegate_agent.naming import Naming
 from tidegate_agent.status import (
     CacheStatus,
     DnsStatus,
+    SplicedClient,
     Status,
     SteeringStatus,
     TrustStatus,
@@ -34,6 +36,7 @@ class Report:
     naming: Naming
     upstream: DirectUpstream
     usage: Usage
+    clients: Clients
     started: float = field(default_factory=time.monotonic)
 
     def gauges(self) -> Gauges:
@@ -57,8 +60,8 @@ class Report:
             dns=self._dns(),
             cache=self._cache(),
             upstreams=[self._upstream()],
-            trust=[self._system_store()],
-            clients_spliced=[],
+            trust=[self._system_store(), *self._runtimes()],
+            clients_spliced=self._spliced(),
         )
 
     def _steering(self) -> SteeringStatus:
@@ -98,3 +101,20 @@ class Report:
     def _system_store(self) -> TrustStatus:
         state = self.gate.state
         return TrustStatus(runtime="system store", pid=None, trusts=state.open, action=state.next_step)
+
+    def _runtimes(self) -> list[TrustStatus]:
+        return [
+            TrustStatus(runtime=runtime.name, pid=runtime.pid, trusts=runtime.trusts, action=runtime.action)
+            for runtime in self.clients.runtimes()
+        ]
+
+    def _spliced(self) -> list[SplicedClient]:
+        return [
+            SplicedClient(
+                exe=client.exe,
+                pid=client.process.pid,
+                reason=client.reason.value,
+                until=client.until.isoformat(timespec="seconds") if client.until else "restart",
+            )
+            for client in self.clients.spliced()
+        ]

@@ -1,0 +1,143 @@
+"""Which process holds a socket: through `/proc/PID/fd`, where this process may read that.
+
+Reading another user's `fd`, or that of a process with more capabilities, needs CAP_SYS_PTRACE. Without it
+the socket's cgroup and user narrow the answer to a group of processes in this network namespace
+(docs/decisions/0010-who-connects.md). Searches are bounded; what is not found within the bounds is unknown.
+"""
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tidegate_agent.clients.cgroup import Cgroups
+from tidegate_agent.clients.process import Processes
+from tidegate_agent.clients.sock_diag import SocketFacts
+
+_LOOKED_AT_PROCESSES = 1024
+_LOOKED_AT_LINKS = 8192
+_REMEMBERED = 512
+_HINTS = 4
+_GROUP_PROCESSES = 64
+_GROUP_KEPT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The processes that may hold a socket; `certain`: it is this one. No pids: it is not known."""
+
+    pids: tuple[int, ...]
+    certain: bool
+
+
+UNKNOWN = Owner((), certain=False)
+
+
+@dataclass(slots=True)
+class _Search:
+    """One search: what of its bounds is left, and who could not be looked into."""
+
+    link: str
+    links_left: int = _LOOKED_AT_LINKS
+    opened: int = 0
+    closed: list[int] = field(default_factory=list)
+
+
+class Owners:
+    """Looks first where the last socket of the same user in the same cgroup was found."""
+
+    def __init__(
+        self,
+        cgroups: Cgroups,
+        processes: Processes,
+        *,
+        proc: Path = Path("/proc"),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._cgroups = cgroups
+        self._processes = processes
+        self._proc = str(proc)
+        self._clock = clock
+        self._ours = (os.getpid(), os.getppid())  # these can be looked into without any right
+        self._hints: OrderedDict[tuple[int, int], list[tuple[int, str]]] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int], tuple[float, Owner]] = OrderedDict()
+
+    def of(self, found: SocketFacts) -> Owner:
+        """Who holds the socket."""
+        if not found.inode:  # closed by its owner: only the kernel still knows it
+            return UNKNOWN
+        key = (found.cgroup_id, found.uid)
+        link = f"socket:[{found.inode}]"
+        hints = self._hints.get(key, [])
+        for pid, descriptor in hints:
+            if self._link(pid, descriptor) == link:
+                return Owner((pid,), certain=True)
+        group = self._groups.get(key)
+        if group is not None and self._clock() < group[0]:
+            return group[1]
+        search = _Search(link)
+        for pid in self._candidates(found.cgroup_id, hints):
+            descriptor = self._descriptor(pid, search)
+            if descriptor:
+                self._remember(key, pid, descriptor)
+                return Owner((pid,), certain=True)
+            if search.links_left <= 0:
+                return UNKNOWN
+        return self._group(key, found.uid, search)
+
+    def _candidates(self, cgroup_id: int, hints: list[tuple[int, str]]) -> Iterable[int]:
+        known = list(dict.fromkeys(pid for pid, _ in hints))
+        yield from known
+        listed = self._cgroups.pids(cgroup_id)
+        if listed is None:
+            listed = self._processes.pids()
+        yield from (pid for pid in listed[:_LOOKED_AT_PROCESSES] if pid not in known)
+
+    def _descriptor(self, pid: int, search: _Search) -> str:
+        """The descriptor by which a process holds the socket, "" when it does not."""
+        try:
+            descriptors = os.listdir(f"{self._proc}/{pid}/fd")  # noqa: PTH208 - hot
+        except PermissionError:
+            search.closed.append(pid)
+            return ""
+        except OSError:
+            return ""
+        search.links_left -= len(descriptors)
+        search.opened += pid not in self._ours
+        return next((each for each in reversed(descriptors) if self._link(pid, each) == search.link), "")
+
+    def _link(self, pid: int, descriptor: str) -> str:
+        try:
+            return os.readlink(f"{self._proc}/{pid}/fd/{descriptor}")  # noqa: PTH115 - hot
+        except OSError:
+            return ""
+
+    def _remember(self, key: tuple[int, int], pid: int, descriptor: str) -> None:
+        """Descriptors are handed out from the lowest free: the next socket is likely to have a recent one."""
+        found = (pid, descriptor)
+        self._hints[key] = [found, *(hint for hint in self._hints.get(key, []) if hint != found)][:_HINTS]
+        self._hints.move_to_end(key)
+        if len(self._hints) > _REMEMBERED:
+            self._hints.popitem(last=False)
+
+    def _group(self, key: tuple[int, int], uid: int, search: _Search) -> Owner:
+        pids = [
+            pid for pid in search.closed if self._may_own(pid, uid) and self._processes.on_this_network(pid)
+        ]
+        owner = Owner(tuple(pids), certain=False) if len(pids) <= _GROUP_PROCESSES else UNKNOWN
+        if search.opened:  # the next socket may belong to one that can be looked into
+            return owner
+        self._groups[key] = (self._clock() + _GROUP_KEPT_S, owner)
+        self._groups.move_to_end(key)
+        if len(self._groups) > _REMEMBERED:
+            self._groups.popitem(last=False)
+        return owner
+
+    def _may_own(self, pid: int, uid: int) -> bool:
+        try:
+            # Root owns the files of a process that may not be dumped, whoever runs it.
+            return os.stat(f"{self._proc}/{pid}").st_uid in (uid, 0)  # noqa: PTH116 - hot
+        except OSError:
+            return False
