@@ -1,8 +1,8 @@
-"""Every packaged client through the agent: what one of them pulled, each of them gets when the registry is dark.
+"""The packaged clients through the agent: what one of them pulled, each gets when the registry is dark.
 
-The clients differ in how they ask (HEAD or GET for a tag, by tag or by digest, six sets of Accept, tokens) and in
-who asks: skopeo, podman and ctr are new processes for each pull, containerd's CRI plugin and dockerd are daemons,
-started here after the agent's CA was installed. Unconfigured otherwise.
+They differ in how they ask (HEAD or GET for a tag, several sets of Accept, one token or two) and in who asks:
+skopeo, podman and ctr are new processes for each pull, containerd's CRI plugin and dockerd are daemons, started
+here after the agent's CA was installed. Unconfigured otherwise.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from lab import CLIENTS, Agent, Image, Lab, Node, Registry
+from lab import Agent, Image, Lab, Node, Registry
 
-CLIENTS_OF_THE_MATRIX = ("skopeo", "podman", "ctr", "cri", "dockerd")
+CLIENTS = ("skopeo", "podman", "ctr", "cri", "dockerd")
 SMALL_1 = "docker.io/library/small:1"
-PRIVATE_1 = "docker.io/alice/private:1"
 BLOB_HITS = 'registry_proxy_hits_total{type="blob"}'
 
 
@@ -31,7 +30,7 @@ class Darkened:
 
 
 def start_steered(lab: Lab) -> Agent:
-    """An agent that steers on a node that trusts it, and then the daemons, which read the trust store once."""
+    """An agent that steers on a node that trusts it, then the daemons, which read the trust store once."""
     node = lab.node
     node.install_trust()
     agent = node.start_agent().wait_steering()
@@ -39,7 +38,7 @@ def start_steered(lab: Lab) -> Agent:
     return agent
 
 
-@pytest.fixture(scope="module", params=CLIENTS_OF_THE_MATRIX)
+@pytest.fixture(scope="module", params=CLIENTS)
 def darkened(session_lab: Lab, request: pytest.FixtureRequest) -> Iterator[Darkened]:
     """For each first client a new node and an empty cache; the second clients of a first one share both.
 
@@ -59,7 +58,7 @@ def darkened(session_lab: Lab, request: pytest.FixtureRequest) -> Iterator[Darke
     session_lab.registry.comes_back()
 
 
-@pytest.mark.parametrize("second", CLIENTS_OF_THE_MATRIX)
+@pytest.mark.parametrize("second", CLIENTS)
 def test_what_one_client_pulled_every_other_gets_in_the_dark(darkened: Darkened, second: str) -> None:
     """N3, C2, C4, C7: all of the image comes from the cache, and nobody outside is asked."""
     before = darkened.agent.metrics()[BLOB_HITS]
