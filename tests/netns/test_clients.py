@@ -1,8 +1,8 @@
 """The packaged clients through the agent: what one of them pulled, each gets when the registry is dark.
 
 They differ in how they ask (HEAD or GET for a tag, several sets of Accept, one token or two) and in who asks:
-skopeo, podman and ctr are new processes for each pull, containerd's CRI plugin and dockerd are daemons, started
-here after the agent's CA was installed. Unconfigured otherwise.
+skopeo, podman and ctr are new processes for each pull; CRI (in containerd) and dockerd are daemons, started
+after the CA of the agent was installed. Unconfigured otherwise.
 """
 
 from __future__ import annotations
