@@ -19,6 +19,7 @@ from tidegate_agent.clients.sock_diag import SocketFacts
 _LOOKED_AT_PROCESSES = 1024
 _LOOKED_AT_LINKS = 8192
 _REMEMBERED = 512
+_PASSED = 16384
 _HINTS = 4
 _GROUP_PROCESSES = 64
 _GROUP_KEPT_S = 1.0
@@ -46,7 +47,11 @@ class _Search:
 
 
 class Owners:
-    """Looks first where the last socket of the same user in the same cgroup was found."""
+    """Looks first where the last socket of the same user in the same cgroup was found.
+
+    Most clients are new processes, and most processes on a host are neither: a search seldom opens more than
+    one of them.
+    """
 
     def __init__(
         self,
@@ -62,6 +67,7 @@ class Owners:
         self._clock = clock
         self._ours = (os.getpid(), os.getppid())  # these can be looked into without any right
         self._hints: OrderedDict[tuple[int, int], list[tuple[int, str]]] = OrderedDict()
+        self._passed: set[int] = set()
         self._groups: OrderedDict[tuple[int, int], tuple[float, Owner]] = OrderedDict()
 
     def of(self, found: SocketFacts) -> Owner:
@@ -88,12 +94,20 @@ class Owners:
         return self._group(key, found.uid, search)
 
     def _candidates(self, cgroup_id: int, hints: list[tuple[int, str]]) -> Iterable[int]:
-        known = list(dict.fromkeys(pid for pid, _ in hints))
+        """Who had such a socket before; then who is new since the last search; then everybody else."""
+        known = dict.fromkeys(pid for pid, _ in hints)
         yield from known
         listed = self._cgroups.pids(cgroup_id)
         if listed is None:
             listed = self._processes.pids()
-        yield from (pid for pid in listed[:_LOOKED_AT_PROCESSES] if pid not in known)
+            self._passed.intersection_update(listed)
+        if len(self._passed) > _PASSED:
+            self._passed.clear()
+        fresh = [pid for pid in listed if pid not in self._passed and pid not in known]
+        passed = [pid for pid in listed if pid in self._passed and pid not in known]
+        for pid in (*fresh, *passed)[:_LOOKED_AT_PROCESSES]:
+            yield pid
+            self._passed.add(pid)  # not reached for the one that was found
 
     def _descriptor(self, pid: int, search: _Search) -> str:
         """The descriptor by which a process holds the socket, "" when it does not."""

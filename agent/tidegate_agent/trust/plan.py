@@ -89,10 +89,23 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True)
+class Date:
+    """Date the anchor after the bundle: a daemon that started between the two has read the old one."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"set the time of {self.path} to when the bundle held it"
+
+    def apply(self) -> None:
+        os.utime(self.path)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Steps in their order; none where nothing is to be done."""
 
-    steps: Sequence[Copy | Delete | DropLinks | Update] = field(default=())
+    steps: Sequence[Copy | Date | Delete | DropLinks | Update] = field(default=())
 
     def __str__(self) -> str:
         return "\n".join(f"would {step}" for step in self.steps) or "nothing to do"
@@ -118,7 +131,7 @@ def install_plan(store: Store, anchor: Anchor) -> Plan:
         return Plan()
     # Without its link the anchor counts as new, so hash links and hooks follow a replaced certificate too.
     stale = (Delete(link),) if link.is_symlink() else ()
-    return Plan((*stale, Copy(anchor.certificate, target), Update(store)))
+    return Plan((*stale, Copy(anchor.certificate, target), Update(store), Date(target)))
 
 
 def remove_plan(store: Store, anchor: Anchor) -> Plan:
