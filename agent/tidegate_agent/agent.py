@@ -2,14 +2,16 @@
 
 This is the process that accepts connections. It renews the lease from the same loop, and its supervisor
 kills it when that loop stops turning. On SIGTERM the redirection goes first, then the listeners, then what
-is in flight is waited for, at most 30 s.
+is intercepted is waited for, at most 30 s. Connections that are spliced then still are others' and outlive
+the agent: this process lets go of all it has but them, and lingers until the last one ends.
 """
 
 import asyncio
+import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,15 +46,15 @@ from tidegate_proxy.site import Registries, Registry, Site
 DRAIN_S = 30.0
 
 
-def run(config: AgentConfig, heartbeat: Heartbeat) -> int:
-    """The agent until it is told to stop; raises StartRefused."""
+def run(config: AgentConfig, heartbeat: Heartbeat, *, let_go: Callable[[], None]) -> int:
+    """The agent until it is told to stop; `let_go` is called when another may start. Raises StartRefused."""
     logging.configure()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, heartbeat))
+        runner.run(_serve(config, heartbeat, let_go))
     return 0
 
 
-async def _serve(config: AgentConfig, heartbeat: Heartbeat) -> None:
+async def _serve(config: AgentConfig, heartbeat: Heartbeat, let_go: Callable[[], None]) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -60,7 +62,12 @@ async def _serve(config: AgentConfig, heartbeat: Heartbeat) -> None:
     loop.add_signal_handler(signal.SIGHUP, _refuse_reload)
     async with AsyncExitStack() as parts:
         agent = await Agent.open(config, parts, heartbeat)
-        await agent.serve(stopping)
+
+        async def leave() -> None:
+            await parts.aclose()
+            let_go()
+
+        await agent.serve(stopping, leave)
 
 
 class Agent:
@@ -87,6 +94,7 @@ class Agent:
         self._interceptor = interceptor
         self._listeners = listeners
         self._heartbeat = heartbeat
+        self._withdrawn = False
         bundle = system_bundle()
         self.gate = Gate(
             steering=steering, probe=lambda: probe(trust_bundle=bundle), changed=self._gate_changed
@@ -179,11 +187,11 @@ class Agent:
         await admin.open(socket_path=config.socket_path, host=str(address.address), port=address.port)
         return agent
 
-    async def serve(self, stopping: asyncio.Event) -> None:
-        """Serve until told to stop, then end in order."""
+    async def serve(self, stopping: asyncio.Event, leave: Callable[[], Awaitable[None]]) -> None:
+        """Serve until told to stop, then end in order; `leave` closes every part that `open` made."""
         async with asyncio.TaskGroup() as tasks:
             beating = tasks.create_task(self._beat(), name="lease and heartbeat")
-            tasks.create_task(self._interceptor.serve(self._listeners), name="accept")
+            connections = tasks.create_task(self._interceptor.serve(self._listeners), name="accept")
             steering = [
                 tasks.create_task(self.gate.run(), name="gate"),
                 tasks.create_task(self._naming.run(), name="naming"),
@@ -192,11 +200,42 @@ class Agent:
             for task in steering:
                 task.cancel()
             await self._drain()
+            if self._interceptor.splices:
+                await self._linger(leave, connections, stopping, beating)
             beating.cancel()
 
+    async def _linger(
+        self,
+        leave: Callable[[], Awaitable[None]],
+        connections: asyncio.Task[None],
+        stopping: asyncio.Event,
+        beating: asyncio.Task[None],
+    ) -> None:
+        """Be nothing but the spliced connections, until they end, SIGTERM comes again or time is up."""
+        linger = self._config.steering.linger
+        self._log.info(
+            "lingering for connections that were spliced",
+            pid=os.getpid(),
+            connections=self._interceptor.splices,
+            at_most=str(linger),
+            next_step=f"to cut them: kill {os.getpid()}",
+        )
+        stopping.clear()
+        await leave()
+        beating.cancel()
+        self._heartbeat.linger()
+        _detach()
+        told = asyncio.create_task(stopping.wait())
+        await asyncio.wait(
+            {connections, told}, timeout=linger.total_seconds(), return_when=asyncio.FIRST_COMPLETED
+        )
+        told.cancel()
+        self._interceptor.cut()
+
     async def _drain(self) -> None:
-        """The redirection first, then the listeners, then what is in flight."""
+        """The redirection first, then the listeners, then what is intercepted."""
         self._log.info("stopping", drain_s=DRAIN_S)
+        self._withdrawn = True
         self._steering.withdraw()
         self._interceptor.stop_accepting()
         self._http.stop_keeping_alive()
@@ -207,8 +246,9 @@ class Agent:
         pause_s = min(self._config.steering.lease.total_seconds() / 4, 0.5)
         while True:
             try:
-                self._steering.renew()
-                self._naming.tend()
+                if not self._withdrawn:
+                    self._steering.renew()
+                    self._naming.tend()
             except SteeringFailed as error:
                 self._activity.steering_errors["renewal"] += 1
                 self._log.error("steering failed", cause=error.cause)
@@ -222,6 +262,14 @@ class Agent:
         else:
             self._log.warning("not steering", reason=state.reason, next_step=state.next_step)
         self._heartbeat.ready()
+
+
+def _detach() -> None:
+    """Let go of the standard streams: who waits for their end does not wait for the connections of others."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nothing, stream)
+    os.close(nothing)
 
 
 def _registry(entry: RegistryConfig) -> Registry:

@@ -46,6 +46,7 @@ class SteeringConfig:
     lease: Lease = timedelta(seconds=3)
     mark: FirewallMark = DEFAULT_MARK
     port: Port = 8443
+    linger: Duration = timedelta(hours=24)
     forwarded: bool = False
 
 

@@ -22,20 +22,20 @@ def start(config: AgentConfig, *, dry_run: bool) -> int:
         sys.stdout.write(describe(config))
         return 0
     notifier = Notifier.of(os.environ, pid=os.getpid())
-    with SingleInstance.acquire(config.runtime_dir):
+    with SingleInstance.acquire(config.runtime_dir) as lock:
         return supervise(
-            lambda heartbeat: _run(config, heartbeat),
+            lambda heartbeat: _run(config, heartbeat, lock),
             lease_s=config.steering.lease.total_seconds(),
             cleanup=lambda: _remove_keeper(config),
             notify=notifier.send,
         )
 
 
-def _run(config: AgentConfig, heartbeat: Heartbeat) -> int:
+def _run(config: AgentConfig, heartbeat: Heartbeat, lock: SingleInstance) -> int:
     from tidegate_agent.agent import run
 
     try:
-        return run(config, heartbeat)
+        return run(config, heartbeat, let_go=lock.let_go)
     except TidegateError as error:
         sys.stderr.write(f"tidegate: {error}\n")
         return 1

@@ -47,6 +47,12 @@ class SingleInstance:
             os.close(self._descriptor)
             self._descriptor = -1
 
+    def let_go(self) -> None:
+        """Close this process's share of the lock: what is held from now on is the other process's."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
     def __enter__(self) -> "SingleInstance":
         return self
 

@@ -25,7 +25,7 @@ from tidegate_agent.unread import give_up_unread
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
-_BEAT, _READY, _LENT = b".", b"!", b"s"
+_BEAT, _READY, _LENT, _LINGERING = b".", b"!", b"s", b"l"
 _MAX_LENT = 64
 _CLOCK_TICK_S = 0.01  # the kernel's at 100 Hz: so much later than promised may the lease end
 _PR_SET_PDEATHSIG = 1
@@ -36,6 +36,7 @@ class Heartbeat:
 
     def __init__(self, line: socket.socket) -> None:
         self._line = line
+        self.lingering = False
 
     def beat(self) -> None:
         """Say that the accepting loop turns. Never blocks, never raises."""
@@ -48,6 +49,12 @@ class Heartbeat:
     def lend(self, sockets: Sequence[socket.socket]) -> None:
         """Let the supervisor answer what is left unread on these UDP sockets; replaces those lent before."""
         self._write(_LENT, [sock.fileno() for sock in sockets[:_MAX_LENT]])
+
+    def linger(self) -> None:
+        """Go on without a supervisor, which ends: nobody restarts, kills or cleans up after this process."""
+        _die_with_the_parent(0)
+        self.lingering = True
+        self._write(_LINGERING)
 
     def _write(self, byte: bytes, descriptors: Sequence[int] = ()) -> None:
         # A full line means that the supervisor is stopped, a closed one that it died: no reason to end here,
@@ -79,8 +86,9 @@ def supervise(
     """Run the agent in a child process until it ends for good; returns its exit code, after `cleanup`.
 
     `start_s` bounds the wait for the first heartbeat, `stop_s` the time from SIGTERM to the end. An agent
-    that ends before it was ever ready refused to start: its exit code (128 + N for a signal) is passed on and
-    nothing is tried again. After `crashes` ends within `crash_window_s` it gives up and returns 1.
+    that lingers has ended well, as far as this goes. One that ends before it was ever ready refused to start:
+    its exit code (128 + N for a signal) is passed on and nothing is tried again. After `crashes` ends within
+    `crash_window_s` it gives up and returns 1.
     """
     pace = _Pace(lease_s, start_s, stop_s, backoff_s, backoff_max_s, crashes, crash_window_s)
     with _Signals() as signals:
@@ -154,6 +162,7 @@ class _Supervisor:
         self._child = 0
         self._lent: list[socket.socket] = []
         self._ever_ready = False
+        self._lingering = False
         self._stop_by: float | None = None
 
     def until_the_end(self) -> int:
@@ -166,7 +175,7 @@ class _Supervisor:
             code = self._one_life()
             self._obey(self._signals.take())
             now = time.monotonic()
-            if self._stop_by is not None or code == 0 or not self._ever_ready:
+            if self._lingering or self._stop_by is not None or code == 0 or not self._ever_ready:
                 return code if code >= 0 else 128 - code
             ends.append(now)
             if len(ends) == pace.crashes and now - ends[0] <= pace.crash_window:
@@ -226,6 +235,10 @@ class _Supervisor:
                 listening = False
             elif heard:
                 silent_s, allowed_s = 0.0, lease_s + _CLOCK_TICK_S
+                if _LINGERING in heard:
+                    self._tell(f"process {self._child} goes on alone for the connections of others")
+                    self._lingering = True
+                    return 0
                 if _READY in heard and not self._ever_ready:
                     self._ever_ready = True
                     self._notify("READY=1")
@@ -299,15 +312,13 @@ def _be_the_agent(
     """The child's whole life; never returns into the supervisor's stack."""
     code = 70  # EX_SOFTWARE
     try:
-        import ctypes
-
         os.setpgid(0, 0)
         signals.restore()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        _die_with_the_parent(signal.SIGTERM)
         if os.getppid() == supervisor:  # else it died before the line above: nobody would tell us
             code = run(heartbeat)
-            if os.getppid() != supervisor:
+            if heartbeat.lingering or os.getppid() != supervisor:
                 cleanup()  # nobody is left to do it
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
@@ -320,6 +331,12 @@ def _be_the_agent(
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def _die_with_the_parent(number: int) -> None:
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def _words(code: int) -> str:

@@ -15,7 +15,7 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import assert_never, cast
@@ -114,6 +114,7 @@ class Interceptor:
         self._listeners: tuple[socket.socket, ...] = ()
         self._ours: frozenset[Endpoint] = frozenset()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._splicing: set[asyncio.Task[None]] = set()
         self._intercepted: set[_Intercepted] = set()
         self._watching = False
         self._stopped = asyncio.Event()
@@ -124,6 +125,11 @@ class Interceptor:
     def connections(self) -> int:
         """Connections in flight: undecided, spliced and intercepted."""
         return len(self._tasks) + len(self._intercepted)
+
+    @property
+    def splices(self) -> int:
+        """Connections that are spliced, or about to be."""
+        return len(self._splicing)
 
     async def serve(self, listeners: Sequence[socket.socket]) -> None:
         """Accept until `stop_accepting`, then return when what was undecided or spliced has ended.
@@ -143,7 +149,7 @@ class Interceptor:
                 finally:
                     self.stop_accepting()
         except asyncio.CancelledError:
-            self._cut()
+            self.cut()
             raise
 
     def stop_accepting(self) -> None:
@@ -152,15 +158,23 @@ class Interceptor:
         self._stopped.set()
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait for every connection to end, and cut those that have not after `timeout_s`."""
+        """Wait for every connection but the spliced, and cut those that have not ended after `timeout_s`.
+
+        Splices are connections of others, which would have outlived us had we not been in between: they go
+        on until they end or are `cut`.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 await self._quiet.wait()
         except TimeoutError:
-            self._cut()
+            self._cut(self._tasks - self._splicing)
 
-    def _cut(self) -> None:
-        for task in tuple(self._tasks):
+    def cut(self) -> None:
+        """End every connection at once, the spliced with a reset."""
+        self._cut(self._tasks)
+
+    def _cut(self, tasks: Iterable[asyncio.Task[None]]) -> None:
+        for task in tuple(tasks):
             task.cancel()
         for connection in tuple(self._intercepted):
             connection.abort()
@@ -207,10 +221,11 @@ class Interceptor:
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._splicing.discard(task)
         self._ended()
 
     def _ended(self) -> None:
-        if self.connections == 0:
+        if self.connections == self.splices:
             self._quiet.set()
         if not self._watching and self.connections < self._max_connections:
             self._watch()
@@ -236,7 +251,14 @@ class Interceptor:
             reset(sock)
             return
         peer = _endpoint(sock.getpeername())
-        heard = await peek_hello(sock, timeout_s=self._hello_timeout_s)
+        try:
+            heard = await peek_hello(sock, timeout_s=self._hello_timeout_s)
+        except OSError:
+            raise  # the client reset the connection
+        except Exception as error:  # noqa: BLE001 - peeking consumed nothing: the origin can still serve
+            _report("a connection is spliced because of a bug", error)
+            await self._splice(sock, original, "error")
+            return
         match self._decide(heard, original, peer):
             case _Interception() as interception:
                 await self._intercept(sock, interception)
@@ -309,6 +331,10 @@ class Interceptor:
             self._ended()
 
     async def _splice(self, sock: socket.socket, original: Endpoint, reason: str) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # the one that `_accept` made
+        self._splicing.add(task)
+        self._ended()
         try:
             origin = await self._dial(original)
         except OSError:

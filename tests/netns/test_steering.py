@@ -603,25 +603,44 @@ def test_the_keeper_is_removed_once_no_connection_needs_it(node: Namespace, agen
     agent.steer((REGISTRY4, 443, 60))
     reader = node.connect(REGISTRY4)
     assert drips(reader)
-    agent.do("renewing", False)  # a living agent would put it back
+    unheard(node)
+    agent.kill()
     patient = remove_keeper(node, within_s=20)
     waits = "tidegate_keeper" in table_names(node) and patient.poll() is None
-    reader.close()
+    node.run("nft", "delete", "table", "inet", "unheard")
     patient.communicate(timeout=5)
 
     assert waits
-    assert table_names(node) == ["tidegate"]
+    assert table_names(node) == []
+    reader.close()
 
 
 def test_a_reader_that_never_ends_does_not_keep_the_keeper(node: Namespace, agent: Agent) -> None:
     """I8: the wait is bounded."""
     agent.steer((REGISTRY4, 443, 60))
     reader = node.connect(REGISTRY4)
-    agent.do("renewing", False)
+    assert drips(reader)
+    unheard(node)
+    agent.kill()
     remove_keeper(node, within_s=0.1).communicate(timeout=5)
 
-    assert table_names(node) == ["tidegate"]
+    assert table_names(node) == ["unheard"]
     reader.close()
+
+
+def test_the_keeper_is_left_to_a_process_that_still_serves(node: Namespace, agent: Agent) -> None:
+    """N6: a lingering agent's connections need it, and it calls again at its own end."""
+    agent.steer((REGISTRY4, 443, 60))
+    reader = node.connect(REGISTRY4)
+    assert drips(reader)
+    remove_keeper(node, within_s=20).communicate(timeout=5)
+    served = table_names(node)
+    reader.close()
+    until(lambda: established_to_agent(node) == 0, "the end of the connection")
+    remove_keeper(node, within_s=20).communicate(timeout=5)
+
+    assert served == ["tidegate", "tidegate_keeper"]
+    assert table_names(node) == ["tidegate"]
 
 
 def test_it_can_be_opened_again_after_a_withdrawal(node: Namespace, agent: Agent) -> None:
@@ -669,6 +688,13 @@ def remove_keeper(node: Namespace, *, within_s: float) -> subprocess.Popen[str]:
     )
     assert process.stdout is not None and process.stdout.readline() == "begins\n"
     return process
+
+
+def unheard(node: Namespace) -> None:
+    """What clients say to the agent is lost, acknowledgements included: its connections cannot end."""
+    node.run("nft", "add table inet unheard")
+    node.run("nft", "add chain inet unheard input { type filter hook input priority 0; }")
+    node.run("nft", "add rule inet unheard input tcp dport 8443 drop")
 
 
 def drips(reader: socket.socket) -> bool:

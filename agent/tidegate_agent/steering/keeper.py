@@ -19,17 +19,27 @@ _POLL_S = 0.05
 
 def connections(port: int, *, proc: Path = Path("/proc")) -> int:
     """How many sockets on local TCP port `port` still have something to tell their peer."""
+    return len(_inodes(port, proc))
+
+
+def orphans(port: int, *, proc: Path = Path("/proc")) -> int:
+    """How many of these no process holds any more: the kernel is ending them (tcp(7), tcp_orphan_retries)."""
+    return _inodes(port, proc).count("0")
+
+
+def _inodes(port: int, proc: Path) -> list[str]:
     suffix = f":{port:04X}"
-    count = 0
+    found = []
     for name in ("tcp", "tcp6"):
         try:
             lines = (proc / "thread-self/net" / name).read_text().splitlines()[1:]
         except FileNotFoundError:  # no IPv6 here
             continue
         for line in lines:
-            _, local, _, state, *_ = line.split(maxsplit=4)
-            count += local.endswith(suffix) and state not in _NEEDS_NOTHING
-    return count
+            _, local, _, state, _, _, _, _, _, inode, *_ = line.split()
+            if local.endswith(suffix) and state not in _NEEDS_NOTHING:
+                found.append(inode)
+    return found
 
 
 def remove_keeper() -> None:
@@ -44,8 +54,13 @@ def remove_keeper() -> None:
 def remove_keeper_when_unused(
     port: int, *, within_s: float = 10.0, sleep: Callable[[float], None] = time.sleep
 ) -> None:
-    """Delete the keeper once no connection on `port` needs it, or after `within_s`; raises OSError."""
+    """Delete the keeper once no connection on `port` needs it; raises OSError.
+
+    Those that no process holds are waited for, at most `within_s`. Those that one holds keep the keeper: a
+    lingering agent calls this at its own end, a steering one has a supervisor that does.
+    """
     deadline = time.monotonic() + within_s
-    while connections(port) and time.monotonic() < deadline:
+    while orphans(port) and time.monotonic() < deadline:
         sleep(_POLL_S)
-    remove_keeper()
+    if connections(port) == orphans(port):
+        remove_keeper()

@@ -443,17 +443,18 @@ async def test_what_is_in_flight_ends_before_the_stop(stage: Stage, until: Until
 
     writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
     assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
-    assert await stage.echoed(neighbour, b"/") == b"GET /"
     assert not draining.done()
     writer.close()
     await draining
+    assert stage.interceptor.splices == 1
+    assert await stage.echoed(neighbour, b"/") == b"GET /"
     await stage.serving
     assert stage.interceptor.connections == 0
     assert len(stage.observed) == 2
 
 
-async def test_a_drain_that_took_too_long_cuts(stage: Stage, until: Until) -> None:
-    """N18: a stop ends in bounded time, and a cut looks like one."""
+async def test_a_drain_that_took_too_long_cuts_what_is_intercepted_alone(stage: Stage, until: Until) -> None:
+    """N18, N6: a stop ends in bounded time, but a neighbour is not cut for it until we say so."""
     reader, writer = await asyncio.open_connection(
         *stage.address, ssl=stage.trusting(), server_hostname=STEERED
     )
@@ -463,11 +464,14 @@ async def test_a_drain_that_took_too_long_cuts(stage: Stage, until: Until) -> No
     stage.interceptor.stop_accepting()
     async with asyncio.timeout(5):
         await stage.interceptor.drain(0.05)
+        assert await reader.read() == b""
+        assert (stage.interceptor.connections, stage.interceptor.splices) == (1, 1)
+        assert not stage.serving.done()
+        stage.interceptor.cut()
         await stage.serving
 
     with pytest.raises(ConnectionResetError):
         await rest(neighbour)
-    assert await reader.read() == b""
     writer.close()
     await until(lambda: stage.interceptor.connections == 0)
 

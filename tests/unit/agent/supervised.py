@@ -48,6 +48,13 @@ class Scenario:
                 return 2
             case "raise":
                 raise RuntimeError("a bug at the start")
+            case "linger":
+                heartbeat.ready()
+                heartbeat.linger()
+                while os.getppid() == self.supervisor:
+                    time.sleep(0.01)
+                tell("agent alone")
+                return 0
             case "never-beat":
                 signal.pause()
         heartbeat.beat()

@@ -265,3 +265,14 @@ def test_the_supervisor_is_tiny() -> None:
 
     assert modules == ["__main__", "tidegate_agent"]
     assert int(rss_kib) < 16 * 1024
+
+
+def test_an_agent_that_lingers_is_let_go_and_cleans_up_by_itself(supervised: Start) -> None:
+    """N6: the supervisor ends well without it, and neither restarts it nor takes it along."""
+    scenario = supervised("linger")
+    scenario.life()
+
+    assert scenario.end() == 0
+    assert scenario.lines[-2:] == ["agent alone", "clean-up by agent"]
+    assert "clean-up by supervisor" in scenario.lines
+    assert sum(line.startswith("life") for line in scenario.lines) == 1
