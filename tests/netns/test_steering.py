@@ -615,6 +615,21 @@ def test_the_keeper_is_removed_once_no_connection_needs_it(node: Namespace, agen
     reader.close()
 
 
+def test_the_keeper_is_left_to_a_process_that_still_serves(node: Namespace, agent: Agent) -> None:
+    """N6: a lingering agent's connections need it, and it calls again at its own end."""
+    agent.steer((REGISTRY4, 443, 60))
+    reader = node.connect(REGISTRY4)
+    assert drips(reader)
+    remove_keeper(node, within_s=20).communicate(timeout=5)
+    served = table_names(node)
+    reader.close()
+    until(lambda: established_to_agent(node) == 0, "the end of the connection")
+    remove_keeper(node, within_s=20).communicate(timeout=5)
+
+    assert served == ["tidegate", "tidegate_keeper"]
+    assert table_names(node) == ["tidegate"]
+
+
 def test_a_reader_that_never_ends_does_not_keep_the_keeper(node: Namespace, agent: Agent) -> None:
     """I8: the wait is bounded."""
     agent.steer((REGISTRY4, 443, 60))
@@ -629,21 +644,6 @@ def test_a_reader_that_never_ends_does_not_keep_the_keeper(node: Namespace, agen
     reader.close()
 
     assert left == ["unheard"]
-
-
-def test_the_keeper_is_left_to_a_process_that_still_serves(node: Namespace, agent: Agent) -> None:
-    """N6: a lingering agent's connections need it, and it calls again at its own end."""
-    agent.steer((REGISTRY4, 443, 60))
-    reader = node.connect(REGISTRY4)
-    assert drips(reader)
-    remove_keeper(node, within_s=20).communicate(timeout=5)
-    served = table_names(node)
-    reader.close()
-    until(lambda: established_to_agent(node) == 0, "the end of the connection")
-    remove_keeper(node, within_s=20).communicate(timeout=5)
-
-    assert served == ["tidegate", "tidegate_keeper"]
-    assert table_names(node) == ["tidegate"]
 
 
 def test_it_can_be_opened_again_after_a_withdrawal(node: Namespace, agent: Agent) -> None:
