@@ -716,7 +716,7 @@ def tracked(node: Namespace) -> int:
 
 def established_to_agent(node: Namespace) -> int:
     rows = Path(f"/proc/{node.pid}/net/tcp").read_text().splitlines()[1:]
-    return sum(row.split()[1].endswith(":20FB") and row.split()[3] not in ("0A", "06") for row in rows)
+    return sum(row.split()[1].endswith(":20FB") and row.split()[3] not in ("05", "06", "0A") for row in rows)
 
 
 def comparable(rules: str) -> list[str]:
