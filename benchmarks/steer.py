@@ -1,0 +1,172 @@
+"""What the agent costs those it does not serve: connects and bytes elsewhere, and a neighbour's transfer.
+
+Run it with `.venv/bin/python benchmarks/steer.py [--rounds N]`, as root. The peer is a second node without an
+agent, which does the same things at the same hosts. The neighbour is nginx on an address that a steered name
+resolves to as well, asked under its own name: the agent splices that connection.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from comparison import Report, Row, at_least
+from peer import Lab, Nginx, Node, cpu_seconds, require, until
+
+CONNECTS = 2000
+RAW_BYTES = 4 << 30
+NEIGHBOUR_BYTES = 1 << 30
+SHARED = "eu.gcr.io"
+"""Steered, and resolved to the neighbour's address."""
+NEIGHBOUR = "www.example.org"
+
+# Connects to a port of this very host: p50 and p99 in seconds.
+CONNECT = """
+import json, socket, sys, threading, time
+
+address, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+took = []
+for _ in range(count):
+    began = time.perf_counter()
+    sock = socket.create_connection((address, port))
+    took.append(time.perf_counter() - began)
+    sock.close()
+took.sort()
+print(json.dumps([took[count // 2], took[count * 99 // 100]]))
+"""
+
+# Bytes a second through one loopback connection, without TLS.
+RAW = """
+import socket, sys, threading, time
+
+total = int(sys.argv[1])
+listener = socket.create_server(("127.0.0.1", 0))
+def send():
+    sock, piece, left = socket.create_connection(listener.getsockname()), bytes(1 << 18), total
+    while left > 0:
+        left -= sock.send(piece)
+    sock.close()
+sender = threading.Thread(target=send)
+began = time.perf_counter()
+sender.start()
+sock, got, scratch = listener.accept()[0], 0, bytearray(1 << 18)
+while count := sock.recv_into(scratch):
+    got += count
+print(got / (time.perf_counter() - began))
+"""
+
+# Accepts and closes, in a thread of the kernel's making as far as the client can tell.
+ACCEPT = """
+import socket
+
+listener = socket.create_server(("0.0.0.0", 8000), backlog=1024)
+while True:
+    listener.accept()[0].close()
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    require("nginx", "openssl")
+    names = ("p50", "p99", "raw", "neighbour")
+    ours: dict[str, list[float]] = {name: [] for name in (*names, "cpu", "rss", "steered p50", "steered p99")}
+    none: dict[str, list[float]] = {name: [] for name in names}
+    with Lab(nodes=2) as lab:
+        node, bare = lab.nodes
+        host = lab.add_node("neighbour")
+        address = str(host.interfaces[0].ip)
+        lab.resolver.answer(records={SHARED: [host.interfaces[0].ip], NEIGHBOUR: [host.interfaces[0].ip]})
+        nginx = Nginx(host, "0.0.0.0:443")
+        nginx.put("blob", bytes(1 << 20) * (NEIGHBOUR_BYTES >> 20))
+        host.spawn(["python3", "-c", ACCEPT], log="accept")
+        until(lambda: 8000 in host.listening(), "the neighbour accepts")
+        node.install_trust()
+        agent = node.start_agent().wait_steering()
+        node.dig("+short", SHARED).or_raise()
+        pid = agent.pid
+        for number in range(rounds):
+            print(f"round {number + 1} of {rounds}", flush=True)
+            for where, figures in ((node, ours), (bare, none)):
+                p50, p99 = connect(where, address, 8000)
+                figures["p50"].append(p50)
+                figures["p99"].append(p99)
+                figures["raw"].append(float(where.python(RAW, str(RAW_BYTES)).or_raise().stdout) / 1e9)
+                before = cpu_seconds(node, [pid])
+                figures["neighbour"].append(transfer(where))
+                if where is node:
+                    used = cpu_seconds(node, [pid]) - before
+                    ours["cpu"].append(used / (NEIGHBOUR_BYTES / 1e9))
+                    ours["rss"].append(rss_mib(node, pid))
+            p50, p99 = connect(node, address, 443)
+            ours["steered p50"].append(p50)
+            ours["steered p99"].append(p99)
+        spliced = sum(
+            value
+            for name, value in agent.metrics().items()
+            if name.startswith("tidegate_connections_total") and "spliced" in name
+        )
+    if spliced < rounds:
+        raise SystemExit("the neighbour's transfers did not go through the agent: nothing was measured")
+    report = Report(benchmark="steer", rounds=rounds)
+    lines = (
+        ("connect elsewhere, p50", "us", "p50", None),
+        ("connect elsewhere, p99", "us", "p99", None),
+        ("raw TCP over loopback", "GB/s", "raw", None),
+        ("neighbour's 1 GiB over TLS, spliced", "GB/s", "neighbour", at_least(0.7)),
+    )
+    for what, unit, name, target in lines:
+        report.add(
+            Row(
+                what=what,
+                unit=unit,
+                tidegate=ours[name],
+                peer=none[name],
+                peer_name="no agent",
+                target=target,
+            )
+        )
+    report.add(
+        Row(
+            what="connect that is steered, p50",
+            unit="us",
+            tidegate=ours["steered p50"],
+            peer=none["p50"],
+            peer_name="no agent",
+            note="the agent accepts on the node; without it the packet crosses the lab's bridge",
+        )
+    )
+    report.add(Row(what="connect that is steered, p99", unit="us", tidegate=ours["steered p99"]))
+    report.add(Row(what="splice, the agent's CPU", unit="s/GB", tidegate=ours["cpu"]))
+    report.add(Row(what="the agent's RSS after it", unit="MiB", tidegate=ours["rss"]))
+    report.finish()
+
+
+def connect(node: Node, address: str, port: int) -> tuple[float, float]:
+    """Microseconds, p50 and p99."""
+    p50, p99 = json.loads(node.python(CONNECT, address, str(port), str(CONNECTS)).or_raise().stdout)
+    print(f"  {node.name} connect to port {port}: p50 {p50 * 1e6:.0f} us, p99 {p99 * 1e6:.0f} us")
+    return p50 * 1e6, p99 * 1e6
+
+
+def transfer(node: Node) -> float:
+    """GB a second of the neighbour's blob."""
+    form = '{"status": %{http_code}, "bytes": %{size_download}, "seconds": %{time_total}}'
+    answer = node.run(
+        ["curl", "-sk", "--http1.1", "-o", "/dev/null", "-w", form, f"https://{NEIGHBOUR}/blob"]
+    ).or_raise()
+    got = json.loads(answer.stdout)
+    if (got["status"], got["bytes"]) != (200, NEIGHBOUR_BYTES):
+        raise SystemExit(f"the neighbour did not serve its blob: {got}")
+    print(f"  {node.name} neighbour: {NEIGHBOUR_BYTES / 1e9 / got['seconds']:.2f} GB/s")
+    return float(NEIGHBOUR_BYTES / 1e9 / got["seconds"])
+
+
+def rss_mib(node: Node, pid: int) -> float:
+    status = node.path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+if __name__ == "__main__":
+    main()
