@@ -24,6 +24,8 @@ MAX_REDIRECTS = 5
 DARK_FOR_S = 3.0
 CONNECT_TIMEOUT_S = 30.0
 IDLE_TIMEOUT_S = 60.0
+WRITE_TIMEOUT_S = 900.0  # registries on object stores copy a whole layer before they acknowledge it
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_HEADER_BYTES = 64 * 1024
 _READ_BUFFER_BYTES = 1 << 20
@@ -61,6 +63,9 @@ class DirectResponse:
 class DirectUpstream:
     """Requests straight to the registries, over a pool of kept-alive connections.
 
+    Writes get a connection each: on a kept one that the registry is just closing they would fail, and what
+    has a body cannot be sent again.
+
     `offline` says why no name resolves, if that is so. Then whoever has an alternative (and so gives a
     `patience_s`) is refused at once, although a kept connection might still answer: the client could not
     resolve the token service that the answer sends it to. Whoever has none is let try: the resolver may be
@@ -78,7 +83,10 @@ class DirectUpstream:
         offline: Callable[[], str] = lambda: "",
         connections: int = 100,
         dark_for_s: float = DARK_FOR_S,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
+        write_timeout_s: float = WRITE_TIMEOUT_S,
     ) -> None:
+        """An answer's next bytes are waited for `idle_timeout_s`, an answer to a write `write_timeout_s`."""
         self._tls = tls
         self._offline = offline
         self._dark_for_s = dark_for_s
@@ -92,28 +100,34 @@ class DirectUpstream:
             exempt(sock)
             return sock
 
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                resolver=resolver,
-                use_dns_cache=False,
-                socket_factory=exempt_socket,
-                limit=connections,
-                keepalive_timeout=15,
-            ),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=IDLE_TIMEOUT_S
-            ),
-            max_line_size=_MAX_HEADER_BYTES,
-            max_field_size=_MAX_HEADER_BYTES,
-            read_bufsize=_READ_BUFFER_BYTES,
-            skip_auto_headers=_AUTOMATIC_HEADERS,
-            trust_env=False,
-        )
+        def session(timeout_s: float, *, keep_alive: bool) -> aiohttp.ClientSession:
+            return aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    resolver=resolver,
+                    use_dns_cache=False,
+                    socket_factory=exempt_socket,
+                    limit=connections,
+                    keepalive_timeout=15 if keep_alive else None,
+                    force_close=not keep_alive,
+                ),
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=timeout_s
+                ),
+                max_line_size=_MAX_HEADER_BYTES,
+                max_field_size=_MAX_HEADER_BYTES,
+                read_bufsize=_READ_BUFFER_BYTES,
+                skip_auto_headers=_AUTOMATIC_HEADERS,
+                trust_env=False,
+            )
+
+        self._reading = session(idle_timeout_s, keep_alive=True)
+        self._writing = session(write_timeout_s, keep_alive=False)
 
     async def close(self) -> None:
-        await self._session.close()
+        await self._reading.close()
+        await self._writing.close()
 
     def dark(self, site: Site) -> bool:
         now = asyncio.get_running_loop().time()
@@ -158,8 +172,9 @@ class DirectUpstream:
         sent = CIMultiDict(headers)
         sent["Host"] = site.authority
         tls = site.tls or self._tls
+        session = self._reading if method in _READS else self._writing
         for followed in range(MAX_REDIRECTS + 1):
-            response = await self._session.request(
+            response = await session.request(
                 method, URL(url, encoded=True), headers=sent, data=body, allow_redirects=False, ssl=tls
             )
             location = response.headers.get("Location")
