@@ -24,14 +24,17 @@ ISSUER = "lab"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rights:
-    """Who may read what: a repository that `private` does not name is public; its users may also push."""
+    """Who may read what: a repository that `private` does not name is public; its users may also push,
+    as everyone may to what lies below their own name."""
 
     passwords: Mapping[str, str]
     private: Mapping[str, Sequence[str]]
 
     def actions(self, user: str, repository: str, asked: Sequence[str]) -> list[str]:
         allowed = set()
-        if repository not in self.private:
+        if user and repository.startswith(f"{user}/"):
+            allowed = {"pull", "push"}
+        elif repository not in self.private:
             allowed = {"pull"}
         elif user in self.private[repository]:
             allowed = {"pull", "push"}
