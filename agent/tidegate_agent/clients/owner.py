@@ -21,7 +21,7 @@ _LOOKED_AT_LINKS = 8192
 _REMEMBERED = 512
 _PASSED = 16384
 _HINTS = 4
-_GROUP_PROCESSES = 64
+_GROUP_PROCESSES = 512
 _GROUP_KEPT_S = 1.0
 
 
@@ -111,13 +111,17 @@ class Owners:
 
     def _descriptor(self, pid: int, search: _Search) -> str:
         """The descriptor by which a process holds the socket, "" when it does not."""
+        descriptors: list[str] = []
         try:
+            # CAP_DAC_OVERRIDE is enough to list them, but not to read a link.
             descriptors = os.listdir(f"{self._proc}/{pid}/fd")  # noqa: PTH208 - hot
+            if descriptors:
+                os.readlink(f"{self._proc}/{pid}/fd/{descriptors[0]}")  # noqa: PTH115 - hot
         except PermissionError:
             search.closed.append(pid)
             return ""
-        except OSError:
-            return ""
+        except OSError:  # the process is gone (then there are none), or only its first descriptor
+            pass
         search.links_left -= len(descriptors)
         search.opened += pid not in self._ours
         return next((each for each in reversed(descriptors) if self._link(pid, each) == search.link), "")

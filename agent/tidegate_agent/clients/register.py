@@ -5,7 +5,7 @@ is intercepted. One that refuses our certificate is remembered for a day, or unt
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,6 +27,7 @@ DISTRUST_KEPT = timedelta(hours=24)
 _HANDSHAKES = 4096
 _DISTRUSTING = 1024
 _SHOWN = 256
+_SHOWN_OF_A_GROUP = 16
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -83,6 +84,7 @@ class Clients:
         self._handshakes: OrderedDict[Endpoint, Client] = OrderedDict()
         self._distrusting: OrderedDict[Identity, datetime] = OrderedDict()
         self._shown: OrderedDict[tuple[int, int], Spliced] = OrderedDict()
+        self._last_group: tuple[Owner, tuple[Process, ...]] | None = None
         self._failing = False
 
     @classmethod
@@ -120,13 +122,12 @@ class Clients:
             return None
         until = self._distrusting.get(client.identity)
         if until is not None and self._now() < until:
-            for process in client.processes:
-                self._show(process, Reason.DISTRUSTED, until)
+            self._show(client.processes, Reason.DISTRUSTED, until)
             return Reason.DISTRUSTED
         found = doubtful(client.processes, trusted_since=self._trusted_since())
         if found is not None:
             process, reason = found
-            self._show(process, reason, None)
+            self._show((process,), reason, None)
             return reason
         # By the time a handshake fails its socket is gone, and with it the way to its owner.
         _put(self._handshakes, peer, client, _HANDSHAKES)
@@ -139,8 +140,7 @@ class Clients:
             return
         until = self._now() + DISTRUST_KEPT
         _put(self._distrusting, client.identity, until, _DISTRUSTING)
-        for process in client.processes:
-            self._show(process, Reason.DISTRUSTED, until)
+        self._show(client.processes, Reason.DISTRUSTED, until)
         names = sorted({process.name for process in client.processes})
         structlog.get_logger().warning(
             "a client does not trust this node's CA: its connections are spliced from now on",
@@ -179,24 +179,30 @@ class Clients:
         facts = self._find(peer, original)
         if facts is None:
             return None
-        owner: Owner = self._owners.of(facts)
-        read = tuple(process for pid in owner.pids if (process := self._processes.read(pid)) is not None)
-        if not read:
-            return None
-        if owner.certain:
-            return Client(identity=_identity(read[0]), processes=read)
-        return Client(identity=("group", facts.cgroup_id, facts.uid), processes=read)
+        owner = self._owners.of(facts)
+        if not owner.certain:
+            return self._group(facts, owner) if owner.pids else None
+        process = self._processes.read(owner.pids[0])
+        return None if process is None else Client(identity=_identity(process), processes=(process,))
+
+    def _group(self, facts: SocketFacts, owner: Owner) -> Client:
+        """The processes of a group, read once for as long as `Owners` gives the same answer."""
+        if self._last_group is None or self._last_group[0] is not owner:
+            read = tuple(process for pid in owner.pids if (process := self._processes.read(pid)) is not None)
+            self._last_group = (owner, read)
+        return Client(identity=("group", facts.cgroup_id, facts.uid), processes=self._last_group[1])
 
     def _trusts_by_now(self, shown: Spliced) -> bool:
         """The anchor was taken back, or was older than thought."""
         return shown.reason is Reason.NOT_RESTARTED and not is_stale(shown.process, self._trusted_since())
 
-    def _show(self, process: Process, reason: Reason, until: datetime | None) -> None:
-        key = (process.pid, process.started_ticks)
-        shown = self._shown.get(key)
-        if shown is None or (shown.reason, shown.until) != (reason, until):
-            exe = self._processes.exe(process.pid) or process.name
-            _put(self._shown, key, Spliced(process=process, exe=exe, reason=reason, until=until), _SHOWN)
+    def _show(self, processes: Sequence[Process], reason: Reason, until: datetime | None) -> None:
+        for process in processes[:_SHOWN_OF_A_GROUP]:
+            key = (process.pid, process.started_ticks)
+            shown = self._shown.get(key)
+            if shown is None or (shown.reason, shown.until) != (reason, until):
+                exe = self._processes.exe(process.pid) or process.name
+                _put(self._shown, key, Spliced(process=process, exe=exe, reason=reason, until=until), _SHOWN)
 
 
 def _identity(process: Process) -> Identity:
