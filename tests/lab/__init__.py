@@ -1,12 +1,13 @@
 """A lab of network namespaces with real registries, a real resolver and real clients. See README.md."""
 
 from .agent import Agent
+from .artifact import Artifact
 from .client import CLIENTS, Pull, Pulling
 from .containerd import Containerd
 from .dockerd import Dockerd
 from .fault import Fault, Redirects
 from .host import Host
-from .https import HttpsAnswer, ask
+from .https import HttpsAnswer, Recorded, ask, replay
 from .image import LARGE, SINGLE, SMALL, Contents, Image, Recipe
 from .lab import Lab
 from .node import Node
@@ -21,6 +22,7 @@ __all__ = [
     "SINGLE",
     "SMALL",
     "Agent",
+    "Artifact",
     "CommandFailed",
     "Completed",
     "Connection",
@@ -37,11 +39,13 @@ __all__ = [
     "Pull",
     "Pulling",
     "Recipe",
+    "Recorded",
     "Redirects",
     "Registry",
     "Request",
     "Resolver",
     "User",
     "ask",
+    "replay",
     "until",
 ]

@@ -14,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from .host import PYTHON_ENV, Host
+from .host import Host
 from .image import Contents, digest_of
 from .process import Process
 from .registry import User
@@ -25,6 +25,7 @@ CONFIG = "/etc/containerd/config.toml"
 ROOT = "/srv/containerd"
 BLOBS = f"{ROOT}/io.containerd.content.v1.content/blobs/sha256"
 CTR_NAMESPACE, CRI_NAMESPACE = "default", "k8s.io"
+CRI = Path(__file__).with_name("cri.py")
 PLATFORM = ("linux", "amd64")
 DEFAULTS = f"""version = 2
 root = "{ROOT}"
@@ -71,8 +72,7 @@ def ctr_pull(reference: str, login: User | None) -> list[str]:
 
 def cri_pull(reference: str, login: User | None) -> list[str]:
     credentials = [login.name, login.password] if login else []
-    environment = [f"{name}={value}" for name, value in PYTHON_ENV.items()]
-    return ["env", *environment, sys.executable, "-m", "lab.cri", SOCKET, reference, *credentials]
+    return [sys.executable, "-P", str(CRI), SOCKET, reference, *credentials]
 
 
 def empty(host: Host) -> None:

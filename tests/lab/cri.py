@@ -3,7 +3,7 @@
 CRI v1 (k8s.io/cri-api, runtime/v1/api.proto): `ImageService.PullImage`, its two messages encoded by hand so
 that no generated code is needed. Not a kubelet: no sandbox, no credential provider, no retry.
 
-Runs on a host: `python -m lab.cri SOCKET REFERENCE [USER PASSWORD]`; prints the image's id.
+Runs on a host as a file of its own: `cri.py SOCKET REFERENCE [USER PASSWORD]`; prints the image's id.
 """
 
 from __future__ import annotations
