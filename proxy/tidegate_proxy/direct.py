@@ -17,11 +17,12 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from multidict import CIMultiDict
 from yarl import URL
 
+from tidegate_proxy.darkness import EVERY_S, Darkness
 from tidegate_proxy.site import Site
 from tidegate_proxy.upstream import UpstreamBroken, UpstreamUnreachable
 
 MAX_REDIRECTS = 5
-DARK_FOR_S = 3.0
+LOOK_TIMEOUT_S = 2.0
 CONNECT_TIMEOUT_S = 30.0
 IDLE_TIMEOUT_S = 60.0
 WRITE_TIMEOUT_S = 900.0  # registries on object stores copy a whole layer before they acknowledge it
@@ -82,15 +83,14 @@ class DirectUpstream:
         tls: ssl.SSLContext,
         offline: Callable[[], str] = lambda: "",
         connections: int = 100,
-        dark_for_s: float = DARK_FOR_S,
+        look_every_s: float = EVERY_S,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
         write_timeout_s: float = WRITE_TIMEOUT_S,
     ) -> None:
         """An answer's next bytes are waited for `idle_timeout_s`, an answer to a write `write_timeout_s`."""
         self._tls = tls
         self._offline = offline
-        self._dark_for_s = dark_for_s
-        self._dark_until: dict[str, float] = {}
+        self._darkness = Darkness(self._answers, every_s=look_every_s)
         self.failing = ""
         """Why the last request got no answer; empty when it got one."""
 
@@ -126,12 +126,12 @@ class DirectUpstream:
         self._writing = session(write_timeout_s, keep_alive=False)
 
     async def close(self) -> None:
+        await self._darkness.close()
         await self._reading.close()
         await self._writing.close()
 
     def dark(self, site: Site) -> bool:
-        now = asyncio.get_running_loop().time()
-        return bool(self._offline()) or self._dark_until.get(site.authority, 0.0) > now
+        return bool(self._offline()) or self._darkness.covers(site)
 
     async def request(
         self,
@@ -153,11 +153,22 @@ class DirectUpstream:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             cause = "no answer in time" if isinstance(error, TimeoutError) else str(error) or repr(error)
             self.failing = f"{site.authority}: {cause}"
-            self._dark_until[site.authority] = asyncio.get_running_loop().time() + self._dark_for_s
+            if not isinstance(error, _ElsewhereUnreachable):
+                self._darkness.begins(site)
             raise UpstreamUnreachable(site, cause) from error
         self.failing = ""
-        self._dark_until.pop(site.authority, None)
+        self._darkness.ends(site)
         return DirectResponse(response)
+
+    async def _answers(self, site: Site) -> bool:
+        """Whether the site gives any HTTP answer at all."""
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT_S):
+                response = await self._exchange(site, "GET", "/v2/", {}, None, follow_redirects=False)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            return False
+        response.close()
+        return True
 
     async def _exchange(
         self,
@@ -174,9 +185,14 @@ class DirectUpstream:
         tls = site.tls or self._tls
         session = self._reading if method in _READS else self._writing
         for followed in range(MAX_REDIRECTS + 1):
-            response = await session.request(
-                method, URL(url, encoded=True), headers=sent, data=body, allow_redirects=False, ssl=tls
-            )
+            try:
+                response = await session.request(
+                    method, URL(url, encoded=True), headers=sent, data=body, allow_redirects=False, ssl=tls
+                )
+            except (aiohttp.ClientError, OSError) as error:
+                if followed:
+                    raise _ElsewhereUnreachable(f"{urlsplit(url).hostname}: {error}") from error
+                raise
             location = response.headers.get("Location")
             if not (follow_redirects and response.status in _REDIRECTS and location):
                 break
@@ -190,6 +206,10 @@ class DirectUpstream:
                 tls = self._tls
             url = following
         return response
+
+
+class _ElsewhereUnreachable(OSError):
+    """The site answered, but where it sent us does not."""
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

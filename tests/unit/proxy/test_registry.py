@@ -59,9 +59,12 @@ class Origin:
     blob: bytes = LAYER
     failing: int = 0
     redirect_to: str = ""
+    silent: bool = False
     port: int = 0
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        while self.silent:
+            await asyncio.sleep(0.01)
         if request.path == "/token":
             return web.json_response({"token": "anonymous", "expires_in": 300})
         self.requests.append((request.method, request.path))
@@ -128,7 +131,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             exempt=lambda _: None,
             tls=ssl.create_default_context(),
             offline=lambda: offline[0],
-            dark_for_s=0.2,
+            look_every_s=0.05,
         )
         parts.push_async_callback(upstream.close)
         cache = await PullThroughCache.open(
@@ -279,6 +282,21 @@ async def test_a_dark_registry_serves_public_content_without_a_token(world: Worl
     assert await read(await world.ask(f"/v2/lib/public/blobs/{digest_of(LAYER)}")) == LAYER
     with pytest.raises(UpstreamUnreachable):
         await world.ask("/v2/lib/private/manifests/latest", Authorization="Bearer user")
+
+
+async def test_a_silent_registry_is_waited_for_once_and_noticed_when_it_is_back(world: World) -> None:
+    """C7: an offline pull is not a slow pull, and the challenge is back soon after the registry."""
+    await read(await world.ask("/v2/lib/public/manifests/latest"))
+    world.origin.silent = True
+    assert (await world.ask("/v2/")).status == 200
+    async with asyncio.timeout(1):  # a second patience would take 2 s
+        assert (await world.ask("/v2/")).status == 200
+        assert (await world.ask("/v2/lib/public/manifests/latest")).cache == Cache.STALE
+
+    world.origin.silent = False
+    async with asyncio.timeout(5):
+        while (await world.ask("/v2/")).status != 401:
+            await asyncio.sleep(0.01)
 
 
 async def test_nothing_is_asked_while_no_name_resolves(world: World) -> None:
