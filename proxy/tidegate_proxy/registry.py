@@ -120,6 +120,8 @@ class RegistryService:
         something_to_serve = await self._index.any_public(incoming.site.registry)
         if not something_to_serve:
             return await self.pass_through(incoming)
+        if self._upstream.dark(incoming.site):
+            return _dark_ping()
         try:
             answer = await pass_through(self._upstream, incoming, patience_s=self._patience_s)
         except UpstreamUnreachable:
