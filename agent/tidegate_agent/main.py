@@ -23,12 +23,16 @@ def start(config: AgentConfig, *, dry_run: bool) -> int:
         return 0
     notifier = Notifier.of(os.environ, pid=os.getpid())
     with SingleInstance.acquire(config.runtime_dir) as lock:
-        return supervise(
-            lambda heartbeat: _run(config, heartbeat, lock),
-            lease_s=config.steering.lease.total_seconds(),
-            cleanup=lambda: _remove_keeper(config),
-            notify=notifier.send,
-        )
+        try:
+            return supervise(
+                lambda heartbeat: _run(config, heartbeat, lock),
+                lease_s=config.steering.lease.total_seconds(),
+                cleanup=lambda: _remove_keeper(config),
+                notify=notifier.send,
+            )
+        finally:
+            with contextlib.suppress(OSError):
+                config.socket_path.unlink()  # a killed agent's, of whom no more come
 
 
 def _run(config: AgentConfig, heartbeat: Heartbeat, lock: SingleInstance) -> int:

@@ -27,6 +27,10 @@ _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, sign
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _BEAT, _READY, _LENT, _LINGERING = b".", b"!", b"s", b"l"
 _MAX_LENT = 64
+_GAVE_UP = (
+    "nothing is steered any more, pulls go direct; what it died of stands above (journalctl -u tidegate); "
+    "to start it again: systemctl restart tidegate, or tidegate agent"
+)
 _CLOCK_TICK_S = 0.01  # the kernel's at 100 Hz: so much later than promised may the lease end
 _PR_SET_PDEATHSIG = 1
 
@@ -180,6 +184,7 @@ class _Supervisor:
             ends.append(now)
             if len(ends) == pace.crashes and now - ends[0] <= pace.crash_window:
                 self._tell(f"the agent ended {pace.crashes} times in {now - ends[0]:.0f} s: giving up")
+                self._tell(_GAVE_UP)
                 return 1
             if now - started > pace.crash_window:
                 wait_s = pace.backoff
