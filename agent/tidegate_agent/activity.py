@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 
 from tidegate_dns.responder import OUTCOMES as DNS_OUTCOMES
 from tidegate_proxy.answer import Cache, Kind
+from tidegate_proxy.crash_journal import CrashedTwice
 from tidegate_proxy.filling import FetchEnded
 from tidegate_proxy.http_server import Served
 
 CONTENT_KINDS = (Kind.MANIFEST, Kind.BLOB)
-BYPASS_CAUSES = ("error", "not cacheable")
+BYPASS_CAUSES = ("crashed twice", "error", "not cacheable")
 STEERING_ERRORS = ("learn", "renewal", "resolvers")
 
 
@@ -52,6 +53,12 @@ class Activity:
 
     def served(self, served: Served) -> None:
         """A request was answered."""
+        if isinstance(served.cause, CrashedTwice):
+            self.bypassed["crashed twice"] += 1
+        elif served.cache is Cache.BYPASS and served.cause is not None:
+            self.bypassed["error"] += 1
+        elif served.cache is Cache.BYPASS and served.kind in CONTENT_KINDS:
+            self.bypassed["not cacheable"] += 1
         if served.kind not in CONTENT_KINDS:
             return
         kind = served.kind
@@ -68,4 +75,4 @@ class Activity:
             case Cache.MISS:
                 self.misses[kind] += 1
             case Cache.BYPASS:
-                self.bypassed["error" if served.cause is not None else "not cacheable"] += 1
+                return

@@ -1,46 +1,67 @@
 """The agent's own doors: HTTP on a unix socket for the command line, and on loopback for scrapers.
 
 `GET /v1/status` (the JSON of `tidegate status --json`), `/metrics`, `/healthz` (the event loop turns),
-`/readyz` (registry connections are steered). Nothing here changes anything.
+`/readyz` (registry connections are steered). On the unix socket alone, which only root may open:
+`POST /v1/pause` and `POST /v1/resume`, answered with the `steering` part of the status.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
 
-from tidegate_agent.status import Status
+from tidegate_agent.pause import LONGEST
+from tidegate_agent.status import Status, SteeringStatus
 from tidegate_core.errors import StartRefused
+
+_MAX_BODY_BYTES = 4096
+
+
+class PauseOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/pause`; without `for_s` the pause has no end of its own."""
+
+    for_s: Annotated[float, msgspec.Meta(ge=1, le=LONGEST.total_seconds())] | None = None
 
 
 class Admin:
-    """Serves the agent's state until closed."""
+    """Serves the agent's state, and passes on what the operator wants, until closed."""
 
-    def __init__(self, *, status: Callable[[], Status], exposition: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        *,
+        status: Callable[[], Status],
+        exposition: Callable[[], bytes],
+        pause: Callable[[timedelta | None], SteeringStatus],
+        resume: Callable[[], Awaitable[SteeringStatus]],
+    ) -> None:
+        """`pause` is given how long, None meaning until `resume`."""
         self._status = status
         self._exposition = exposition
+        self._pause = pause
+        self._resume = resume
         self._socket_path: Path | None = None
-        app = web.Application()
-        app.router.add_get("/v1/status", self._get_status)
-        app.router.add_get("/metrics", self._get_metrics)
-        app.router.add_get("/healthz", self._get_healthz)
-        app.router.add_get("/readyz", self._get_readyz)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._open_ones = AsyncExitStack()
 
     async def open(self, *, socket_path: Path, host: str, port: int) -> None:
         """Listen on both; raises StartRefused naming the listener that is taken."""
-        await self._runner.setup()
+        local = await self._runner(
+            web.post("/v1/pause", self._post_pause), web.post("/v1/resume", self._post_resume)
+        )
+        remote = await self._runner()
         self._socket_path = socket_path
         socket_path.unlink(missing_ok=True)  # noqa: ASYNC240 (on a tmpfs, before anything is served)
         old_umask = os.umask(0o117)
         try:
-            await web.UnixSite(self._runner, str(socket_path)).start()
+            await web.UnixSite(local, str(socket_path)).start()
         finally:
             os.umask(old_umask)
         try:
-            await web.TCPSite(self._runner, host, port).start()
+            await web.TCPSite(remote, host, port).start()
         except OSError as error:
             raise StartRefused(
                 f"the admin listener {host}:{port} cannot be opened: {error.strerror or error}",
@@ -49,12 +70,34 @@ class Admin:
 
     async def close(self) -> None:
         """Stop listening, and take the unix socket's file away."""
-        await self._runner.cleanup()
+        await self._open_ones.aclose()
         if self._socket_path is not None:
             self._socket_path.unlink(missing_ok=True)
 
+    async def _runner(self, *more: web.RouteDef) -> web.AppRunner:
+        app = web.Application(client_max_size=_MAX_BODY_BYTES)
+        app.router.add_get("/v1/status", self._get_status)
+        app.router.add_get("/metrics", self._get_metrics)
+        app.router.add_get("/healthz", self._get_healthz)
+        app.router.add_get("/readyz", self._get_readyz)
+        app.router.add_routes(more)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._open_ones.push_async_callback(runner.cleanup)
+        await runner.setup()
+        return runner
+
+    async def _post_pause(self, request: web.Request) -> web.Response:
+        try:
+            order = msgspec.json.decode(await request.read() or b"{}", type=PauseOrder)
+        except msgspec.DecodeError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        return _json(self._pause(None if order.for_s is None else timedelta(seconds=order.for_s)))
+
+    async def _post_resume(self, _: web.Request) -> web.Response:
+        return _json(await self._resume())
+
     async def _get_status(self, _: web.Request) -> web.Response:
-        return web.Response(body=msgspec.json.encode(self._status()), content_type="application/json")
+        return _json(self._status())
 
     async def _get_metrics(self, _: web.Request) -> web.Response:
         return web.Response(
@@ -69,3 +112,7 @@ class Admin:
         if steering.active:
             return web.Response(text="steering\n")
         return web.Response(status=503, text=f"not steering: {steering.reason}\n")
+
+
+def _json(value: msgspec.Struct) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json")

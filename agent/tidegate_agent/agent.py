@@ -13,7 +13,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -26,16 +26,19 @@ from tidegate_agent.config import AgentConfig, RegistryConfig
 from tidegate_agent.gate import Gate, GateState
 from tidegate_agent.metrics import Metrics
 from tidegate_agent.naming import Naming
+from tidegate_agent.pause import Pause, PauseFile
 from tidegate_agent.probe import probe
 from tidegate_agent.report import Report
 from tidegate_agent.request_log import RequestLog
 from tidegate_agent.sockets import exempt_dialler, listen
+from tidegate_agent.status import SteeringStatus
 from tidegate_agent.steering import ByMark, NftSteering, NoSteering, Steering, SteeringFailed
 from tidegate_agent.supervisor import Heartbeat
 from tidegate_agent.trust import system_bundle
 from tidegate_core import log as logging
 from tidegate_dns.lookup import NameNotFound, ResolverUnreachable
 from tidegate_proxy.authority import PROBE_HOST, Authority
+from tidegate_proxy.crash_journal import MEMORY_S, CrashJournal
 from tidegate_proxy.direct import DirectUpstream, NameResolver
 from tidegate_proxy.http_server import HttpServer, Served
 from tidegate_proxy.interceptor import Arrival, Interceptor
@@ -84,6 +87,7 @@ class Agent:
         interceptor: Interceptor,
         listeners: Sequence[socket.socket],
         heartbeat: Heartbeat,
+        journal: CrashJournal,
     ) -> None:
         self._log = structlog.get_logger()
         self._config = config
@@ -94,10 +98,17 @@ class Agent:
         self._interceptor = interceptor
         self._listeners = listeners
         self._heartbeat = heartbeat
+        self._journal = journal
+        self._pause_file = PauseFile(config.runtime_dir / "paused.json")
         self._withdrawn = False
         bundle = system_bundle()
         self.gate = Gate(
-            steering=steering, probe=lambda: probe(trust_bundle=bundle), changed=self._gate_changed
+            steering=steering,
+            probe=lambda: probe(trust_bundle=bundle),
+            changed=self._gate_changed,
+            now=_now,
+            paused=self._pause_file.read(now=_now()),
+            resumed=self._pause_file.remove,
         )
 
     @classmethod
@@ -135,11 +146,13 @@ class Agent:
             say=structlog.get_logger().warning,
         )
         observers: list[Callable[[Served], None]] = [activity.served, requests.served]
+        journal = CrashJournal(config.runtime_dir)
         http = HttpServer(
             service=cache.service,
             site_of=_sites(registries),
             served=_each(observers),
             probe_host=PROBE_HOST,
+            journal=journal,
         )
         parts.push_async_callback(http.close)
         clients = Clients.open(parts, state_dir=config.state_dir, bundle=system_bundle())
@@ -168,6 +181,7 @@ class Agent:
             interceptor=interceptor,
             listeners=listeners,
             heartbeat=heartbeat,
+            journal=journal,
         )
         report = Report(
             config=config,
@@ -181,11 +195,31 @@ class Agent:
         )
         metrics = Metrics(activity, report.gauges)
         observers.append(metrics.served)
-        admin = Admin(status=report.status, exposition=metrics.exposition)
+
+        def pause(duration: timedelta | None) -> SteeringStatus:
+            agent.pause(Pause.lasting(duration, now=_now()))
+            return report.steering_status()
+
+        async def resume() -> SteeringStatus:
+            await agent.gate.resume()
+            return report.steering_status()
+
+        admin = Admin(status=report.status, exposition=metrics.exposition, pause=pause, resume=resume)
         parts.push_async_callback(admin.close)
         address = config.admin.listen
         await admin.open(socket_path=config.socket_path, host=str(address.address), port=address.port)
+        _open_journal(journal)
         return agent
+
+    def pause(self, pause: Pause) -> None:
+        """Stop steering at once and keep it so until the pause ends; what is in flight goes on."""
+        self.gate.pause(pause)
+        # Nobody comes back over a connection that is open between two requests.
+        self._http.stop_keeping_alive()
+        try:
+            self._pause_file.write(pause)
+        except OSError as error:
+            self._log.warning("a crash would end the pause: it cannot be written down", cause=str(error))
 
     async def serve(self, stopping: asyncio.Event, leave: Callable[[], Awaitable[None]]) -> None:
         """Serve until told to stop, then end in order; `leave` closes every part that `open` made."""
@@ -237,6 +271,8 @@ class Agent:
         self._log.info("stopping", drain_s=DRAIN_S)
         self._withdrawn = True
         self._steering.withdraw()
+        self._journal.close()  # what ends from here on was told to: no request is to blame
+        self._pause_file.remove()
         self._interceptor.stop_accepting()
         self._http.stop_keeping_alive()
         await self._interceptor.drain(DRAIN_S)
@@ -303,6 +339,17 @@ def _each(observers: Sequence[Callable[[Served], None]]) -> Callable[[Served], N
 def _trusting(bundle: Path | None) -> ssl.SSLContext:
     """How registries are verified: against the system's trust store (DESIGN 6)."""
     return ssl.create_default_context(cafile=str(bundle) if bundle is not None else None)
+
+
+def _open_journal(journal: CrashJournal) -> None:
+    """With a word about the requests that it says to keep away from."""
+    log = structlog.get_logger()
+    try:
+        journal.open()
+    except OSError as error:
+        log.warning("requests in flight are not written down", cause=str(error))
+    for request in journal.bypassed:
+        log.warning("passed through: the agent died twice of it", request=request, for_s=MEMORY_S)
 
 
 def _machine_id() -> str:

@@ -1,4 +1,4 @@
-"""The command line: `tidegate agent | status | trust | config`.
+"""The command line: `tidegate agent | status | pause | resume | trust | config`.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Errors go to standard error as their cause and
 the next thing to type. Every command imports what it needs when it runs: `tidegate status` must not load a
@@ -68,8 +68,8 @@ def agent(file: Path | None, assignments: tuple[str, ...], dry_run: bool) -> int
 @click.option("--json", "as_json", is_flag=True, help="Print the documented JSON form.")
 def status(file: Path | None, as_json: bool) -> int:
     """Show what the running agent steers, learns and serves."""
+    from tidegate_agent.admin_request import request_status
     from tidegate_agent.config import load_config
-    from tidegate_agent.status_request import request_status
 
     text = request_status(load_config(file, environment=os.environ).socket_path)
     if as_json:
@@ -78,6 +78,33 @@ def status(file: Path | None, as_json: bool) -> int:
     from tidegate_agent.status_view import print_status
 
     print_status(text)
+    return 0
+
+
+@tidegate.command()
+@CONFIG
+@click.option("--for", "duration", metavar="DURATION", help="Resume by itself after this time, such as 10m.")
+def pause(file: Path | None, duration: str | None) -> int:
+    """Stop steering at once: pulls go direct until `tidegate resume`, and the agent keeps its cache."""
+    from tidegate_agent.admin_request import request_pause
+    from tidegate_agent.config import load_config
+    from tidegate_agent.steering_view import pause_duration, paused
+
+    wanted = None if duration is None else pause_duration(duration)
+    answer = request_pause(load_config(file, environment=os.environ).socket_path, wanted)
+    click.echo(paused(answer))
+    return 0
+
+
+@tidegate.command()
+@CONFIG
+def resume(file: Path | None) -> int:
+    """Steer again after a pause. Exit code 1 when something else keeps the agent from it."""
+    from tidegate_agent.admin_request import request_resume
+    from tidegate_agent.config import load_config
+    from tidegate_agent.steering_view import resumed
+
+    click.echo(resumed(request_resume(load_config(file, environment=os.environ).socket_path)))
     return 0
 
 

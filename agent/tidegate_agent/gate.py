@@ -1,19 +1,23 @@
-"""The readiness gate: rules match only while the probe comes through (I3).
+"""The readiness gate: rules match only while the probe comes through (I3) and nobody has paused it.
 
 Steering starts after the first probe that succeeds and stops when one fails; failures are tried again
-with back-off. The state and its reason are what `status` shows.
+with back-off. A pause stops it at once, whatever the probe says; the probe goes on, so that `status` knows
+what a resume would meet, and opens nothing. The state and its reason are what `status` shows.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 
+from tidegate_agent.pause import NEXT_STEP, Pause
 from tidegate_agent.probe import ProbeFailed
 from tidegate_agent.steering.backend import Steering, SteeringFailed
 
 PROBE_EVERY_S = 5.0
 FIRST_RETRY_S = 0.5
+RESUMED_WITHIN_S = 4.0
 _LONGEST_RETRY_S = 10.0
 
 
@@ -27,7 +31,7 @@ class GateState:
 
 
 class Gate:
-    """Opens and closes steering by the probe's word, until cancelled."""
+    """Opens and closes steering by the probe's word and the operator's, until cancelled."""
 
     def __init__(
         self,
@@ -35,35 +39,88 @@ class Gate:
         steering: Steering,
         probe: Callable[[], Awaitable[None]],
         changed: Callable[[GateState], None],
+        now: Callable[[], datetime],
+        paused: Pause | None = None,
+        resumed: Callable[[], None] = lambda: None,
         probe_every_s: float = PROBE_EVERY_S,
         retry_s: float = FIRST_RETRY_S,
     ) -> None:
+        """`paused` is a pause from before the start; `resumed` is told when one ends, by word or by time."""
         self._steering = steering
         self._probe = probe
         self._changed = changed
+        self._now = now
+        self._resumed = resumed
         self._probe_every_s = probe_every_s
         self._first_retry_s = retry_s
-        self.state = GateState(False, "starting: the agent has not yet come through its own probe")
+        self._told: GateState | None = None
+        self._probe_at_once = asyncio.Event()
+        self._probed = asyncio.Event()
+        self.paused = paused
+        self.verdict = GateState(False, "starting: the agent has not yet come through its own probe")
+        """The probe's word alone."""
+
+    @property
+    def state(self) -> GateState:
+        """Whether connections are steered, or why not."""
+        return self.verdict if self.paused is None else GateState(False, self.paused.reason, NEXT_STEP)
+
+    def pause(self, pause: Pause) -> None:
+        """Stop steering at once; connections that are established go on."""
+        self.paused = pause
+        self._suspend()
+        self._probe_at_once.set()  # for the loop to learn how long it may sleep
+        self._tell()
+
+    async def resume(self) -> None:
+        """End a pause: steering starts after a probe of now, which is waited for."""
+        self._end_pause()
+        self._probed.clear()
+        self._probe_at_once.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RESUMED_WITHIN_S):
+                await self._probed.wait()
 
     async def run(self) -> None:
         retry_s = self._first_retry_s
         while True:
+            self._probe_at_once.clear()
+            if self.paused is not None and self.paused.is_over(self._now()):
+                self._end_pause()
             try:
                 await self._probe()
-                if not self.state.open:
+                if self.paused is None and not self._steering.active:
                     self._steering.activate()
             except (ProbeFailed, SteeringFailed) as failed:
-                with contextlib.suppress(SteeringFailed):  # then the lease ends by itself
-                    self._steering.suspend()
-                self._become(GateState(False, failed.cause, failed.next_step))
-                await asyncio.sleep(retry_s)
-                retry_s = min(2 * retry_s, _LONGEST_RETRY_S)
+                self._suspend()
+                self.verdict = GateState(False, failed.cause, failed.next_step)
+                sleep_s, retry_s = retry_s, min(2 * retry_s, _LONGEST_RETRY_S)
             else:
-                self._become(GateState(True, ""))
-                retry_s = self._first_retry_s
-                await asyncio.sleep(self._probe_every_s)
+                self.verdict = GateState(True, "")
+                sleep_s, retry_s = self._probe_every_s, self._first_retry_s
+            self._tell()
+            if not self._probe_at_once.is_set():
+                self._probed.set()
+            await self._sleep(sleep_s)
 
-    def _become(self, state: GateState) -> None:
-        if state != self.state:
-            self.state = state
-            self._changed(state)
+    def _suspend(self) -> None:
+        with contextlib.suppress(SteeringFailed):  # then the lease ends by itself
+            self._steering.suspend()
+
+    def _end_pause(self) -> None:
+        if self.paused is not None:
+            self.paused = None
+            self.verdict = GateState(False, "resuming: the agent has not yet come through its own probe")
+            self._resumed()
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until the next probe is due, or sooner: when the pause ends or somebody asks for one."""
+        left_s = None if self.paused is None else self.paused.left_s(self._now())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds if left_s is None else min(seconds, left_s)):
+                await self._probe_at_once.wait()
+
+    def _tell(self) -> None:
+        if self.state != self._told:
+            self._told = self.state
+            self._changed(self.state)

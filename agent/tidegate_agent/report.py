@@ -11,6 +11,7 @@ from tidegate_agent.config import AgentConfig
 from tidegate_agent.gate import Gate
 from tidegate_agent.metrics import Gauges
 from tidegate_agent.naming import Naming
+from tidegate_agent.pause import written
 from tidegate_agent.status import (
     CacheStatus,
     DnsStatus,
@@ -56,7 +57,7 @@ class Report:
             supervisor_pid=os.getppid(),
             uptime_s=round(time.monotonic() - self.started, 3),
             hosts=list(self.config.host_patterns),
-            steering=self._steering(),
+            steering=self.steering_status(),
             dns=self._dns(),
             cache=self._cache(),
             upstreams=[self._upstream()],
@@ -64,11 +65,16 @@ class Report:
             clients_spliced=self._spliced(),
         )
 
-    def _steering(self) -> SteeringStatus:
+    def steering_status(self) -> SteeringStatus:
+        """What a pause and a resume are answered with, too."""
+        paused = self.gate.paused
+        until = paused.until if paused is not None else None
         return SteeringStatus(
             active=self.steering.active,
             backend=self.steering.backend,
             reason=self.gate.state.reason,
+            paused=paused is not None,
+            paused_until=None if until is None else written(until),
             lease_s=self.config.steering.lease.total_seconds(),
             addresses=self.steering.addresses(),
         )
@@ -99,7 +105,7 @@ class Report:
         return UpstreamStatus(kind=self.upstream.kind, url="", healthy=not failing, reason=failing)
 
     def _system_store(self) -> TrustStatus:
-        state = self.gate.state
+        state = self.gate.verdict
         return TrustStatus(runtime="system store", pid=None, trusts=state.open, action=state.next_step)
 
     def _runtimes(self) -> list[TrustStatus]:

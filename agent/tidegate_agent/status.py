@@ -4,11 +4,16 @@ import msgspec
 
 
 class SteeringStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """`reason` says why steering is off; `addresses` counts the elements that are steered now."""
+    """`reason` says why steering is off; `addresses` counts the elements that are steered now.
+
+    `paused_until` is null without a pause, and for a pause that has no end.
+    """
 
     active: bool
     backend: str
     reason: str
+    paused: bool
+    paused_until: str | None
     lease_s: float
     addresses: int
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tidegate_agent.pause import NEXT_STEP
 from tidegate_agent.status import Status
 from tidegate_core.errors import TidegateError
 
@@ -52,7 +53,9 @@ def status_table(status: Status) -> Table:
 def _steering(status: Status) -> Text:
     steering = status.steering
     if not steering.active:
-        return Text(f"off: {steering.reason or 'no reason given'} ({steering.backend})", style="yellow")
+        remedy = f"; to end that: {NEXT_STEP}" if steering.paused else ""
+        reason = steering.reason or "no reason given"
+        return Text(f"off: {reason}{remedy} ({steering.backend})", style="yellow")
     text = f"on ({steering.backend}), {steering.addresses} addresses, lease {steering.lease_s:g} s"
     return Text(text, style="green")
 

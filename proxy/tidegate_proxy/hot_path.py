@@ -105,8 +105,14 @@ class HotConnection(asyncio.Protocol):
             self._handler.data_received(data)
             return
         assert self._transport is not None  # connection_made came first
-        head = parse_plain_head(data)
-        wire = self._at_hand(head) if head is not None else None
+        try:
+            head = parse_plain_head(data)
+            wire = self._at_hand(head) if head is not None else None
+        except Exception as error:  # noqa: BLE001 - nothing was written yet: the full server still can (I1)
+            head = wire = None
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "a request goes to the full server because of a bug", "exception": error}
+            )
         if head is None or wire is None:
             self._hand_over(data)
             return

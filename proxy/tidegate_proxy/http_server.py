@@ -3,8 +3,8 @@
 A connection's SNI and original port say which site it is for; the Host header must agree, else 421
 (RFC 9110, 15.5.20). What to answer is decided elsewhere (`RegistryService.answer`); here it is written,
 and one `Served` is reported per request. Fails open: what goes wrong before the first byte of an answer
-becomes a verbatim pass-through to the registry (I1); what goes wrong later cuts the connection, so that
-nobody takes a part for the whole (I2).
+becomes a verbatim pass-through to the registry, and so does a request that the process died of twice (I1);
+what goes wrong later cuts the connection, so that nobody takes a part for the whole (I2).
 """
 
 import asyncio
@@ -15,9 +15,11 @@ from typing import Protocol
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_writer import StreamWriter
 from multidict import CIMultiDict
 
 from tidegate_proxy.answer import Answer, Cache, Incoming, Kind
+from tidegate_proxy.crash_journal import CrashedTwice, CrashJournal, name_of
 from tidegate_proxy.hot_manifests import ReadyAnswer
 from tidegate_proxy.hot_path import HotConnection, PlainHead, WireForm, serves
 from tidegate_proxy.interceptor import Arrival
@@ -72,8 +74,10 @@ class HttpServer:
         site_of: Callable[[Arrival], Site | None],
         served: Callable[[Served], None],
         probe_host: str,
+        journal: CrashJournal,
     ) -> None:
         self._service = service
+        self._journal = journal
         self._site_of = site_of
         self._served = served
         self._probe_host = probe_host
@@ -102,13 +106,20 @@ class HttpServer:
     def _at_hand(self, site: Site | None, head: PlainHead) -> bytes | None:
         if site is None or not serves(site, head):
             return None
-        started = time.monotonic()
-        ready = self._service.at_hand(site, head.method, head.target)
-        if ready is None:
+        name = name_of(head.method, site.host, head.target)
+        if self._journal.crashed_twice(name):
             return None
-        wire = self._wire_form.of(ready, head)
+        started = time.monotonic()
+        slot = self._journal.enter(name)
+        try:
+            ready = self._service.at_hand(site, head.method, head.target)
+            if ready is None:
+                return None
+            wire = self._wire_form.of(ready, head)
+        finally:
+            self._journal.leave(slot)
         answer = ready.answer
-        self._served(
+        self._report(
             Served(
                 site=site,
                 method=head.method,
@@ -123,6 +134,15 @@ class HttpServer:
             )
         )
         return wire
+
+    def _report(self, served: Served) -> None:
+        """Tell the log and the metrics; whatever is wrong with them is no reason to fail a request (I1)."""
+        try:
+            self._served(served)
+        except Exception as error:  # noqa: BLE001 - see above
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "a request could not be counted or logged", "exception": error}
+            )
 
     async def close(self) -> None:
         await self._server.shutdown(_CLOSE_S)
@@ -146,18 +166,33 @@ class HttpServer:
             headers=request.headers,
             body=body.chunks() if request.can_read_body else None,
         )
-        answer, cause = await self._decide(incoming)
+        slot = self._journal.enter(name := name_of(request.method, site.host, request.raw_path))
+        try:
+            return await self._respond(
+                request, incoming, body, started, untouched=self._journal.crashed_twice(name)
+            )
+        finally:
+            self._journal.leave(slot)
+
+    async def _respond(
+        self, request: web.BaseRequest, incoming: Incoming, body: "_Body", started: float, *, untouched: bool
+    ) -> web.StreamResponse:
+        answer, cause = await self._decide(incoming, body, untouched=untouched)
         sent = 0
         try:
-            response, sent = await _write(request, answer)
+            try:
+                response, sent = await _write(request, answer)
+            except _NotBegun as failed:
+                answer, cause = await self._fail_open(incoming, body, failed.cause)
+                response, sent = await _write(request, answer)
             return response
         except _CutShort as cut:
             sent, cause = cut.sent_bytes, cut.__cause__
             return cut.response
         finally:
-            self._served(
+            self._report(
                 Served(
-                    site=site,
+                    site=incoming.site,
                     method=request.method,
                     path=incoming.path,
                     status=answer.status,
@@ -170,7 +205,11 @@ class HttpServer:
                 )
             )
 
-    async def _decide(self, incoming: Incoming) -> tuple[Answer, BaseException | None]:
+    async def _decide(
+        self, incoming: Incoming, body: "_Body", *, untouched: bool
+    ) -> tuple[Answer, BaseException | None]:
+        if untouched:
+            return await self._fail_open(incoming, body, CrashedTwice())
         try:
             return await _begun(await self._service.answer(incoming)), None
         except UpstreamUnreachable as error:
@@ -179,12 +218,22 @@ class HttpServer:
             # Not to be passed through instead: it would be the same wrong bytes (I2).
             return _unavailable(error), error
         except Exception as error:  # noqa: BLE001 - fail open: a bug of ours must not end a pull (I1)
-            if incoming.body is not None:
-                return _unavailable(error), error  # its body may be spent: it cannot be sent again
-            try:
-                return await self._service.pass_through(incoming), error
-            except UpstreamUnreachable as unreachable:
-                return _unavailable(unreachable), unreachable
+            return await self._fail_open(incoming, body, error)
+
+    async def _fail_open(
+        self, incoming: Incoming, body: "_Body", cause: Exception
+    ) -> tuple[Answer, BaseException]:
+        """The registry's own answer instead of ours, and why; an error where it cannot be had any more."""
+        if incoming.body is not None:
+            if body.received_bytes:
+                return _unavailable(cause), cause  # it is spent and cannot be sent again
+            incoming = replace(incoming, body=body.chunks())
+        try:
+            return await self._service.pass_through(incoming), cause
+        except UpstreamUnreachable as unreachable:
+            return _unavailable(unreachable), unreachable
+        except Exception as error:  # noqa: BLE001 - a bug here too: an answer is due, and nothing is left to try
+            return _unavailable(error), error
 
 
 class _Connection(web.RequestHandler):
@@ -205,6 +254,13 @@ class _Connection(web.RequestHandler):
             lingering_time=2.0,
         )
         self.arrival = arrival
+
+    def close(self) -> None:
+        """End with the answer it is at, or now when it waits for a request: aiohttp leaves that one open."""
+        waits = self._waiter is not None and not self._waiter.done()
+        super().close()
+        if waits and self.transport is not None:
+            self.transport.close()
 
 
 async def _begun(answer: Answer) -> Answer:
@@ -245,19 +301,20 @@ class _CutShort(Exception):
         self.sent_bytes = sent_bytes
 
 
+class _NotBegun(Exception):
+    """An answer could not even be begun: nothing of it has reached the client."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__()
+        self.cause = cause
+
+
 async def _write(request: web.BaseRequest, answer: Answer) -> tuple[web.StreamResponse, int]:
-    headers = answer.labelled()
+    response = await _prepared(request, answer)
     if isinstance(answer.body, bytes):
-        response: web.StreamResponse = web.Response(
-            status=answer.status, headers=headers, body=answer.body or None
-        )
         return response, len(answer.body)
-    response = web.StreamResponse(status=answer.status, headers=headers)
-    if "Content-Length" not in headers and answer.status not in (204, 304):
-        response.enable_chunked_encoding()
     sent = 0
     try:
-        await response.prepare(request)
         async for piece in answer.body:
             await response.write(piece)
             sent += len(piece)
@@ -268,6 +325,28 @@ async def _write(request: web.BaseRequest, answer: Answer) -> tuple[web.StreamRe
             request.transport.abort()
         raise _CutShort(response, sent) from error
     return response, sent
+
+
+async def _prepared(request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
+    """The response with its head rendered; aiohttp sends that with the first bytes of the body."""
+    try:
+        headers = answer.labelled()
+        if isinstance(answer.body, bytes):
+            response: web.StreamResponse = web.Response(
+                status=answer.status, headers=headers, body=answer.body or None
+            )
+        else:
+            response = web.StreamResponse(status=answer.status, headers=headers)
+            if "Content-Length" not in headers and answer.status not in (204, 304):
+                response.enable_chunked_encoding()
+        await response.prepare(request)
+        return response
+    except Exception as error:
+        writer = request.writer
+        writer.length = None
+        if isinstance(writer, StreamWriter):
+            writer.chunked = False  # or the answer that comes instead would be framed twice
+        raise _NotBegun(error) from error
 
 
 async def _transmit(request: web.BaseRequest, raw: bytes) -> None:

@@ -24,6 +24,8 @@ STATUS = {
         "active": False,
         "backend": "nft",
         "reason": "the probe failed",
+        "paused": False,
+        "paused_until": None,
         "lease_s": 3.0,
         "addresses": 7,
     },
@@ -246,7 +248,7 @@ def test_an_agent_that_answers_badly_is_an_error_without_a_traceback(
 def test_asking_for_the_status_loads_no_data_plane() -> None:
     """DESIGN 7: a small command is a fast one, and the supervisor of `tidegate agent` stays small."""
     code = (
-        "import sys, tidegate_agent.cli, tidegate_agent.config, tidegate_agent.status_request;"
+        "import sys, tidegate_agent.cli, tidegate_agent.config, tidegate_agent.admin_request;"
         "print(sorted({name.partition('.')[0] for name in sys.modules}))"
     )
     done = subprocess.run(

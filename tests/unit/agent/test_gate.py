@@ -1,13 +1,18 @@
-"""The readiness gate: steering follows the probe (I3)."""
+"""The readiness gate: steering follows the probe (I3) and the operator's word."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from tidegate_agent.gate import Gate, GateState
+from tidegate_agent.pause import Pause
 from tidegate_agent.probe import ProbeFailed
 from unit.agent.recording_steering import RecordingSteering
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 class ScriptedProbe:
@@ -24,7 +29,9 @@ class ScriptedProbe:
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, paused: Pause | None = None) -> None:
+        self.now = NOON
+        self.resumes: list[datetime] = []
         self.steering = RecordingSteering(lambda: 0.0)
         self.probe = ScriptedProbe()
         self.told: list[GateState] = []
@@ -32,6 +39,9 @@ class World:
             steering=self.steering,
             probe=self.probe,
             changed=self.told.append,
+            now=lambda: self.now,
+            paused=paused,
+            resumed=lambda: self.resumes.append(self.now),
             probe_every_s=0.01,
             retry_s=0.01,
         )
@@ -40,6 +50,20 @@ class World:
         async with asyncio.timeout(5):
             while len(self.told) < told:
                 await asyncio.sleep(0.001)
+
+    async def more_probes(self, count: int = 3) -> None:
+        tries = self.probe.tries + count
+        async with asyncio.timeout(5):
+            while self.probe.tries < tries:
+                await asyncio.sleep(0.001)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """With the gate at work, and its first verdict told."""
+        running = asyncio.create_task(self.gate.run())
+        await self.until(told=1)
+        yield
+        running.cancel()
 
 
 @pytest.fixture
@@ -87,3 +111,92 @@ async def test_a_kernel_that_refuses_is_a_reason_too(world: World) -> None:
     assert world.gate.state.reason == "the kernel refused"
     assert not world.steering.active
     running.cancel()
+
+
+async def test_a_pause_ends_steering_at_once_and_no_probe_begins_it_again(world: World) -> None:
+    """Operations: `tidegate pause`; the probe goes on, for what status says of trust, and opens nothing."""
+    async with world.running():
+        world.gate.pause(Pause(until=None))
+        assert not world.steering.active
+        assert world.told[-1] == GateState(
+            False, "paused by the operator until it is told to resume", "tidegate resume"
+        )
+
+        await world.more_probes()
+        assert not world.steering.active
+        assert world.gate.verdict.open
+        assert not world.gate.state.open
+
+
+async def test_a_probe_in_flight_when_the_pause_comes_does_not_open_the_gate() -> None:
+    """I3 and the pause: the last word counts, not the last probe."""
+    world = World()
+    probing, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> None:
+        probing.set()
+        await go_on.wait()
+
+    gate = Gate(steering=world.steering, probe=slow, changed=world.told.append, now=lambda: NOON)
+    running = asyncio.create_task(gate.run())
+    await probing.wait()
+    gate.pause(Pause(until=None))
+    go_on.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    assert gate.verdict.open
+    assert not world.steering.active
+    running.cancel()
+
+
+async def test_resuming_waits_for_a_probe_and_then_steers(world: World) -> None:
+    """I3: a pause may have been for a reason, so nothing is taken for granted after it."""
+    async with world.running():
+        world.gate.pause(Pause(until=None))
+        await world.gate.resume()
+        assert world.steering.active
+        assert world.gate.state == GateState(True, "")
+        assert world.resumes == [NOON]
+
+        world.gate.pause(Pause(until=None))
+        world.probe.cause = "the responder did not answer the probe"
+        await world.gate.resume()
+        assert not world.steering.active
+        assert world.gate.state.reason == world.probe.cause
+
+
+async def test_a_pause_ends_by_itself_when_its_time_is_over(world: World) -> None:
+    """Operations: `tidegate pause --for 10m`."""
+    async with world.running():
+        world.gate.pause(Pause.lasting(timedelta(minutes=10), now=world.now))
+        assert world.gate.state.reason == "paused by the operator until 2026-11-21T12:10:00Z"
+        world.now = NOON + timedelta(minutes=10) - timedelta(seconds=1)
+        await world.more_probes()
+        assert not world.steering.active
+        assert world.resumes == []
+
+        world.now = NOON + timedelta(minutes=10)
+        await world.more_probes()
+        assert world.steering.active
+        assert world.resumes == [world.now]
+
+
+async def test_a_pause_from_before_the_start_is_kept_and_the_first_verdict_is_told() -> None:
+    """N4: a crash does not end a pause; the agent is ready all the same."""
+    world = World(Pause(until=None))
+    async with world.running():
+        await world.more_probes()
+
+        assert not world.steering.active
+        assert [state.next_step for state in world.told] == ["tidegate resume"]
+
+
+async def test_a_kernel_that_refuses_to_suspend_leaves_the_pause_in_force(world: World) -> None:
+    """The lease then ends by itself; what counts is that nobody renews it."""
+    async with world.running():
+        world.steering.broken = True
+        world.gate.pause(Pause(until=None))
+
+        assert not world.steering.active
+        assert world.gate.paused == Pause(until=None)

@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from multidict import CIMultiDict
 
 from tidegate_proxy.answer import Answer, Cache, Incoming, Kind
+from tidegate_proxy.crash_journal import CrashedTwice, CrashJournal, name_of
 from tidegate_proxy.digest import Digest
 from tidegate_proxy.endpoint import Endpoint
 from tidegate_proxy.hot_manifests import ReadyAnswer
@@ -38,15 +40,23 @@ class ScriptedService:
     ready: dict[str, ReadyAnswer] = field(default_factory=dict)
 
     async def answer(self, incoming: Incoming) -> Answer:
+        if incoming.path.startswith("/unread"):
+            return self.answers[incoming.path]()
         if incoming.body is not None:
             self.received[incoming.path] = b"".join([chunk async for chunk in incoming.body])
         return self.answers[incoming.path]()
 
     def at_hand(self, site: Site, method: str, target: str) -> ReadyAnswer | None:
+        if target.startswith("/broken"):
+            raise RuntimeError("a bug")
         return self.ready.get(target)
 
     async def pass_through(self, incoming: Incoming) -> Answer:
         self.passed_through.append(incoming.target)
+        if incoming.body is not None:
+            self.received[incoming.path] = b"".join([chunk async for chunk in incoming.body])
+        if incoming.path.startswith("/hopeless"):
+            raise RuntimeError("a bug here too")
         return Answer(status=200, body=b"from the registry")
 
 
@@ -54,6 +64,8 @@ class ScriptedService:
 class World:
     service: ScriptedService
     served: list[Served]
+    journal: CrashJournal
+    http: HttpServer
     port: int
 
     async def exchange(self, request: str, *, body: bytes = b"") -> bytes:
@@ -73,10 +85,20 @@ class World:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
-    service, served = ScriptedService(), list[Served]()
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    service, served, journal = ScriptedService(), list[Served](), CrashJournal(tmp_path)
+
+    def remember(each: Served) -> None:
+        if each.path.startswith("/uncountable"):
+            raise RuntimeError("a bug of the metrics")
+        served.append(each)
+
     http = HttpServer(
-        service=service, site_of=lambda _: SITE, served=served.append, probe_host="probe.tidegate.internal"
+        service=service,
+        site_of=lambda _: SITE,
+        served=remember,
+        probe_host="probe.tidegate.internal",
+        journal=journal,
     )
     arrival = Arrival(
         sni="registry-1.docker.io",
@@ -84,7 +106,7 @@ async def world() -> AsyncIterator[World]:
         peer=Endpoint.of("127.0.0.1", 1),
     )
     server = await asyncio.get_running_loop().create_server(lambda: http.protocol(arrival), "127.0.0.1", 0)
-    yield World(service, served, server.sockets[0].getsockname()[1])
+    yield World(service, served, journal, http, server.sockets[0].getsockname()[1])
     server.close()
     await http.close()
 
@@ -166,6 +188,154 @@ async def test_a_bug_before_the_first_byte_becomes_a_pass_through(world: World) 
         assert (await world.get(path)).endswith(b"from the registry")
 
     assert world.service.passed_through == ["/deciding", "/first"]
+
+
+def fails() -> Answer:
+    raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: Answer(status=200, headers=CIMultiDict({"Content-Type": "a\r\nb"}), body=b"whole"),
+        lambda: Answer(
+            status=200, headers=CIMultiDict({"Content-Type": "a\r\nb"}), body=pieces(b"in", b"parts")
+        ),
+        lambda: Answer(
+            status=200, headers=CIMultiDict({"Content-Length": "many"}), body=pieces(b"in", b"parts")
+        ),
+    ],
+    ids=["bytes", "chunked", "length"],
+)
+async def test_an_answer_whose_head_cannot_be_written_becomes_a_pass_through(
+    world: World, made: Callable[[], Answer]
+) -> None:
+    """I1: nothing of it has gone out, so nothing of it shows; the framing is the new answer's."""
+    world.service.answers["/head"] = made
+    head, _, body = (await world.get("/head")).partition(b"\r\n\r\n")
+
+    assert body == b"from the registry"
+    assert b"Content-Length: 17" in head
+    assert b"Transfer-Encoding" not in head
+    assert world.served[0].cause is not None
+
+
+async def test_an_upload_that_nobody_has_read_yet_survives_a_bug(world: World) -> None:
+    """I1, C18: it is passed through whole; one that was read cannot be sent again, and says so."""
+    world.service.answers["/unread"] = world.service.answers["/read"] = fails
+    head = f"HTTP/1.1\r\n{HOST}Connection: close\r\nContent-Length: 5\r\n\r\n"
+    unread = await world.exchange(f"PUT /unread {head}", body=b"12345")
+    read = await world.exchange(f"PUT /read {head}", body=b"12345")
+
+    assert unread.endswith(b"from the registry")
+    assert world.service.received["/unread"] == b"12345"
+    assert read.startswith(b"HTTP/1.1 500 ")
+    assert world.service.passed_through == ["/unread"]
+
+
+async def test_a_bug_in_the_pass_through_itself_is_an_answer_too(world: World) -> None:
+    """I1: in the specification's words, and reported once."""
+    world.service.answers["/hopeless"] = fails
+    answer = await world.get("/hopeless")
+
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert b"UNAVAILABLE" in answer
+    assert [str(each.cause) for each in world.served] == ["a bug here too"]
+
+
+async def test_a_bug_in_what_is_at_hand_goes_to_the_full_server(world: World) -> None:
+    """I1: the same connection goes on, and the answer is the full server's."""
+    world.service.answers["/broken"] = lambda: Answer(status=200, body=b"full")
+
+    assert (await world.get("/broken")).endswith(b"full")
+
+
+async def test_what_cannot_be_counted_or_logged_is_answered_all_the_same(world: World) -> None:
+    """I1: at hand or not."""
+    world.service.ready["/uncountable"] = ready(b"at hand")
+    world.service.answers["/uncountable/full"] = lambda: Answer(status=200, body=b"full")
+
+    assert (await world.get("/uncountable")).endswith(b"at hand")
+    assert (await world.get("/uncountable/full")).endswith(b"full")
+
+
+async def test_a_request_that_we_died_of_twice_is_passed_through_and_its_like_are_not(
+    world: World, tmp_path: Path
+) -> None:
+    """I1: by method, host and path, at hand or not; nothing of ours decides about it."""
+    for _ in range(2):
+        before = CrashJournal(tmp_path)
+        before.open()
+        before.enter(name_of("GET", SITE.host, "/fatal"))
+    world.journal.open()
+    for path in ("/fatal", "/harmless"):
+        world.service.ready[path] = ready(b"at hand")
+        world.service.answers[path] = fails
+
+    assert (await world.get("/fatal?n=1")).endswith(b"from the registry")
+    assert (await world.get("/fatal", method="HEAD")).startswith(b"HTTP/1.1 200 ")
+    assert (await world.get("/harmless")).endswith(b"at hand")
+    assert world.service.passed_through == ["/fatal?n=1"]
+    assert [type(each.cause) for each in world.served] == [CrashedTwice, type(None), type(None)]
+
+
+async def test_requests_are_in_the_journal_while_they_are_handled_and_no_longer(
+    world: World, tmp_path: Path
+) -> None:
+    """I1: to the last byte of the answer, whatever becomes of it."""
+    world.journal.open()
+    in_flight: list[int] = []
+
+    def look() -> None:
+        table = (tmp_path / "in-flight").read_bytes()
+        in_flight.append(sum(table[slot] > 0 for slot in range(0, len(table), 256)))
+
+    async def looking() -> AsyncIterator[bytes | memoryview]:
+        yield b"one"
+        look()
+        yield b"two"
+
+    world.service.answers["/blob"] = lambda: Answer(status=200, body=looking())
+    world.service.answers["/cut"] = lambda: Answer(status=200, body=pieces(b"1", b"2", then=OSError("cut")))
+    world.service.ready["/at-hand"] = ready(b"at hand")
+    for path in ("/blob", "/cut", "/at-hand", "/broken/and/unknown"):
+        await world.get(path)
+        look()
+
+    assert in_flight == [1, 0, 0, 0, 0]
+
+
+async def test_idle_connections_are_closed_and_those_at_work_end_with_their_answer(world: World) -> None:
+    """N18: when the agent stops, and when it is paused."""
+    go_on = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes | memoryview]:
+        yield b"slow"
+        await go_on.wait()
+        yield b"ly"
+
+    world.service.answers["/slow"] = lambda: Answer(
+        status=200, headers=CIMultiDict({"Content-Length": "6"}), body=slow()
+    )
+    world.service.answers["/full"] = lambda: Answer(status=200, body=b"full")
+    world.service.ready["/at-hand"] = ready(b"hand")
+    readers, writers = {}, []
+    async with asyncio.timeout(5):
+        for path in ("/slow", "/full", "/at-hand"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+            writer.write(f"GET {path} HTTP/1.1\r\n{HOST}\r\n".encode())
+            await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(4)
+            readers[path] = reader
+            writers.append(writer)
+        world.http.stop_keeping_alive()
+
+        assert await readers["/full"].read() == b""
+        assert await readers["/at-hand"].read() == b""
+        go_on.set()
+        assert await readers["/slow"].read() == b"ly"
+    for writer in writers:
+        writer.close()
 
 
 async def test_an_unreachable_registry_is_an_error_that_clients_understand(world: World) -> None:

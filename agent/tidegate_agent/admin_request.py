@@ -1,0 +1,67 @@
+"""Asking the running agent, or telling it: one HTTP request over its unix socket."""
+
+import http.client
+import json
+import socket
+from datetime import timedelta
+from pathlib import Path
+
+from tidegate_core.errors import TidegateError
+
+TIMEOUT_S = 5.0
+
+
+def request_status(socket_path: Path) -> str:
+    """The JSON text of `GET /v1/status`; TidegateError when no agent answers, saying what to type."""
+    return _request(socket_path, "GET", "/v1/status")
+
+
+def request_pause(socket_path: Path, duration: timedelta | None) -> str:
+    """The JSON text that `POST /v1/pause` answers; raises as above."""
+    order = {} if duration is None else {"for_s": duration.total_seconds()}
+    return _request(socket_path, "POST", "/v1/pause", json.dumps(order))
+
+
+def request_resume(socket_path: Path) -> str:
+    """The JSON text that `POST /v1/resume` answers, once a probe has said whether to steer."""
+    return _request(socket_path, "POST", "/v1/resume")
+
+
+def _request(socket_path: Path, method: str, path: str, body: str | None = None) -> str:
+    connection = _UnixConnection(socket_path)
+    try:
+        connection.request(method, path, body)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        raise TidegateError(
+            f"no agent is running: nothing listens on {socket_path}",
+            next_step="start one with: tidegate agent",
+        ) from error
+    except PermissionError as error:
+        raise TidegateError(
+            f"{socket_path} may not be opened by this user", next_step="run this command as root, with sudo"
+        ) from error
+    except TimeoutError as error:
+        raise TidegateError(
+            f"the agent on {socket_path} did not answer within {TIMEOUT_S:g} s",
+            next_step="its supervisor restarts an agent that hangs; try again",
+        ) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise TidegateError(f"the agent on {socket_path} could not be asked: {error}") from error
+    finally:
+        connection.close()
+    if answer.status != http.client.OK:
+        raise TidegateError(f"the agent answered {answer.status} {answer.reason}: {text[:500]}")
+    return text
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(str(self._path))
