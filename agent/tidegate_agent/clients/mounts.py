@@ -49,7 +49,6 @@ def file_at(mounts: Iterable[Mount], path: PurePosixPath) -> File | None:
     here = next((mount for mount in covering.values() if mount.parent not in covering), None)
     while here is not None:
         # From here downwards the first mount on the way hides what lies below; a mount on a mount, the lower.
-        del covering[here.number]
         above = [mount for mount in covering.values() if mount.parent == here.number]
         if not above:
             return File(here.device, here.root / path.relative_to(here.point))

@@ -67,8 +67,8 @@ def test_a_path_means_the_file_on_the_mount_that_is_on_top(table: str, means: Fi
 
 
 def test_mounts_next_to_the_way_do_not_count() -> None:
-    """N9: /etc/ssl-old covers nothing of /etc/ssl."""
-    beside = HOST + "40 30 0:60 / /etc/ssl-old rw - tmpfs own rw\n"
+    """N9: /etc/ss covers nothing of /etc/ssl."""
+    beside = HOST + "40 30 0:60 / /etc/ss rw - tmpfs own rw\n"
 
     assert file_at(parse_mounts(beside), BUNDLE) == HOSTS_BUNDLE
 

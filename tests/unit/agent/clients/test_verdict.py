@@ -70,6 +70,7 @@ def test_a_runtime_is_restarted_by_its_own_service(runtime: str, service: str, t
         ("0::/system.slice/docker.service\n", "docker"),
         ("5:devices:/x.service\n1:name=systemd:/system.slice/k3s.service\n0::/\n", "k3s"),
         ("0::/system.slice/k3s.service/kubepods/pod1\n", "k3s"),
+        ("0::/user.slice/user@7.service/app.slice/docker.service\n", "docker"),
         ("0::/user.slice/session-2.scope\n", ""),
         ("0::/\n", ""),
         ("nonsense", ""),
