@@ -20,6 +20,7 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 BUSYBOX = Path("/bin/busybox")
+MOST_AT_ONCE = 128 << 20  # of random bytes: twice as many do not fit into the number they are made of
 LAYOUT_TAG = "image"  # the name inside the layout; registries give their own
 
 
@@ -130,7 +131,9 @@ def _busybox_layer() -> bytes:
 
 
 def _filler_layer(name: str, number: int, size: int) -> bytes:
-    return _tar([(f"filler-{number}", random.Random(f"{name}/{number}/{size}").randbytes(size))])
+    source = random.Random(f"{name}/{number}/{size}")
+    pieces = [source.randbytes(min(MOST_AT_ONCE, size - at)) for at in range(0, size, MOST_AT_ONCE)]
+    return _tar([(f"filler-{number}", b"".join(pieces))])
 
 
 def _tar(files: Sequence[tuple[str, bytes | None]]) -> bytes:

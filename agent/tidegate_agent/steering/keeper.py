@@ -22,9 +22,9 @@ def connections(port: int, *, proc: Path = Path("/proc")) -> int:
     return len(_inodes(port, proc))
 
 
-def orphans(port: int, *, proc: Path = Path("/proc")) -> int:
-    """How many of these no process holds any more: the kernel is ending them (tcp(7), tcp_orphan_retries)."""
-    return _inodes(port, proc).count("0")
+def held(port: int, *, proc: Path = Path("/proc")) -> int:
+    """How many of these a process holds; the others are orphans, which the kernel is ending (tcp(7))."""
+    return sum(inode != "0" for inode in _inodes(port, proc))
 
 
 def _inodes(port: int, proc: Path) -> list[str]:
@@ -56,11 +56,11 @@ def remove_keeper_when_unused(
 ) -> None:
     """Delete the keeper once no connection on `port` needs it; raises OSError.
 
-    Those that no process holds are waited for, at most `within_s`. Those that one holds keep the keeper: a
-    lingering agent calls this at its own end, a steering one has a supervisor that does.
+    Orphans are waited for, at most `within_s`. Connections that a process holds keep the keeper: a lingering
+    agent calls this at its own end, a steering one has a supervisor that does.
     """
     deadline = time.monotonic() + within_s
-    while orphans(port) and time.monotonic() < deadline:
+    while connections(port) and not held(port) and time.monotonic() < deadline:
         sleep(_POLL_S)
-    if connections(port) == orphans(port):
+    if not held(port):
         remove_keeper()
