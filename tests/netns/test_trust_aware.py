@@ -213,3 +213,14 @@ def test_a_client_that_refuses_the_certificate_loses_one_connection_and_is_then_
     assert spliced(agent, "distrusted") == 3
     stranger.close()
     assert agent.status()["clients_spliced"] == []
+
+
+# The anchor's time
+
+
+def test_the_anchor_is_dated_after_the_bundle_that_holds_it(node: Node) -> None:
+    """N9: a daemon that started between the two has read the old bundle, and must not seem to trust us."""
+    node.install_trust()
+
+    (anchor,) = node.path("/usr/local/share/ca-certificates").glob("tidegate-*.crt")
+    assert anchor.stat().st_mtime_ns >= node.path(BUNDLE).stat().st_mtime_ns

@@ -54,6 +54,8 @@ class Stage:
         self.failed: list[tuple[Arrival, OSError]] = []
         self.origin_met = 0
         self.bug: Exception | None = None
+        self.avoid: str | Exception | None = None
+        self.asked: list[tuple[Endpoint, Endpoint]] = []
         self.parts = ExitStack()
 
     async def open(self, *, host: str = "127.0.0.1", max_connections: int = 4096) -> "Stage":
@@ -70,6 +72,7 @@ class Stage:
             http_protocol=self._site,
             dial=self._dial,
             observe=self._observe,
+            why_splice=self._why_splice,
             handshake_failed=lambda arrival, error: self.failed.append((arrival, error)),
             hello_timeout_s=0.15,
             max_connections=max_connections,
@@ -86,8 +89,14 @@ class Stage:
         self.parts.close()
 
     def _observe(self, outcome: str, reason: str) -> None:
-        assert (outcome, reason) in OUTCOMES
+        assert (outcome, reason) in OUTCOMES or (outcome, reason) == ("spliced", self.avoid)
         self.observed.append((outcome, reason))
+
+    def _why_splice(self, peer: Endpoint, original: Endpoint) -> str | None:
+        self.asked.append((peer, original))
+        if isinstance(self.avoid, Exception):
+            raise self.avoid
+        return self.avoid
 
     def _context(self, sni: str) -> ssl.SSLContext:
         if self.bug is not None:
@@ -190,6 +199,33 @@ async def test_the_probe_is_answered_whatever_is_steered(stage: Stage) -> None:
     """I3: the agent's own probe takes the same way as a client."""
     assert PROBE_HOST.encode() in await stage.ask(PROBE_HOST)
     assert stage.observed == [("intercepted", "probe")]
+
+
+@pytest.mark.parametrize(
+    ("avoid", "reason"), [("stranger", "stranger"), (RuntimeError("a bug"), "error")], ids=["reason", "bug"]
+)
+async def test_a_client_that_is_to_be_left_alone_reaches_the_origin(
+    stage: Stage, avoid: str | Exception, reason: str
+) -> None:
+    """N9, I1: it is asked about by its own endpoint and where it was going; also after a bug there."""
+    stage.avoid = avoid
+    client = stage.connect()
+    sent = hello_bytes(STEERED)
+
+    assert await stage.echoed(client, sent) == sent
+    assert stage.observed == [("spliced", reason)]
+    assert stage.asked == [(Endpoint.of(*client.getsockname()), stage.original)]
+
+
+async def test_nobody_asks_who_a_neighbour_or_the_probe_is(stage: Stage) -> None:
+    """N6, I3: the one goes on anyway, and the other must be served whatever is known of clients."""
+    stage.avoid = "stranger"
+
+    await stage.echoed(stage.connect(), hello_bytes("neighbour.example"))
+    assert PROBE_HOST.encode() in await stage.ask(PROBE_HOST)
+
+    assert stage.asked == []
+    assert stage.observed == [("spliced", "other_sni"), ("intercepted", "probe")]
 
 
 GOES_ON = {
