@@ -615,19 +615,25 @@ def test_the_keeper_is_removed_once_no_connection_needs_it(node: Namespace, agen
     reader.close()
 
 
-def test_the_keeper_is_left_to_a_process_that_still_serves(node: Namespace, agent: Agent) -> None:
-    """N6: a lingering agent's connections need it, and it calls again at its own end."""
+def test_the_keeper_is_left_to_a_process_that_serves_or_steers(node: Namespace, agent: Agent) -> None:
+    """N6, I1: what lingers takes the keeper along at its own end, but not a successor's."""
     agent.steer((REGISTRY4, 443, 60))
     reader = node.connect(REGISTRY4)
     assert drips(reader)
+    agent.do("withdraw")
     remove_keeper(node, within_s=20).communicate(timeout=5)
-    served = table_names(node)
+    serves = table_names(node)
+    agent.do("open")
     reader.close()
     until(lambda: established_to_agent(node) == 0, "the end of the connection")
     remove_keeper(node, within_s=20).communicate(timeout=5)
+    steers = table_names(node)
+    agent.do("withdraw")
+    remove_keeper(node, within_s=20).communicate(timeout=5)
 
-    assert served == ["tidegate", "tidegate_keeper"]
-    assert table_names(node) == ["tidegate"]
+    assert serves == ["tidegate_keeper"]
+    assert steers == ["tidegate", "tidegate_keeper"]
+    assert table_names(node) == []
 
 
 def test_a_reader_that_never_ends_does_not_keep_the_keeper(node: Namespace, agent: Agent) -> None:

@@ -4,13 +4,14 @@ While it stands, connections in flight when the agent dies get their FIN un-NATe
 supervisor after the agent's final exit, by a clean stop, or by ExecStopPost; the next start adopts it.
 """
 
+import errno
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tidegate_agent.steering.encoding import delete_table
-from tidegate_agent.steering.netlink import NftSocket
-from tidegate_agent.steering.ruleset import KEEPER
+from tidegate_agent.steering.encoding import delete_table, get_table
+from tidegate_agent.steering.netlink import NetlinkError, NftSocket
+from tidegate_agent.steering.ruleset import KEEPER, TABLE
 
 # tcp_states.h, as /proc/net/tcp prints them. In FIN_WAIT2 the peer has all our data and our FIN already.
 _NEEDS_NOTHING = frozenset({"05", "06", "0A"})  # FIN_WAIT2, TIME_WAIT, LISTEN
@@ -57,10 +58,24 @@ def remove_keeper_when_unused(
     """Delete the keeper once no connection on `port` needs it; raises OSError.
 
     Orphans are waited for, at most `within_s`. Connections that a process holds keep the keeper: a lingering
-    agent calls this at its own end, a steering one has a supervisor that does.
+    agent calls this at its own end, a steering one (perhaps a successor) has a supervisor that does.
     """
     deadline = time.monotonic() + within_s
     while connections(port) and not held(port) and time.monotonic() < deadline:
         sleep(_POLL_S)
-    if not held(port):
+    if not held(port) and not steered():
         remove_keeper()
+
+
+def steered() -> bool:
+    """Whether an agent's rules are in: the keeper is then that one's; raises OSError."""
+    nft = NftSocket()
+    try:
+        nft.request(get_table(TABLE))
+    except NetlinkError as error:
+        if error.errno == errno.ENOENT:
+            return False
+        raise
+    finally:
+        nft.close()
+    return True
