@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tidegate_proxy.crash_journal import MEMORY_S, CrashJournal, name_of
@@ -154,6 +154,7 @@ def test_damaged_files_raise_nothing(
 
 
 @given(st.text(max_size=400), st.text(max_size=400))
+@example("x" * 400, "")
 def test_a_name_fits_its_slot_and_comes_back_as_it_was(
     tmp_path_factory: pytest.TempPathFactory, path: str, query: str
 ) -> None:
