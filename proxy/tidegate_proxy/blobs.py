@@ -57,12 +57,16 @@ class Blobs:
             kind=Kind.BLOB,
         )
 
-    async def described(self, incoming: Incoming, requester: Requester) -> Answer:
+    async def described(
+        self, incoming: Incoming, requester: Requester, *, patience_s: float | None = None
+    ) -> Answer:
         """HEAD of a blob that is not in the store: the registry's word for it, redirects followed.
 
         Raises OriginRefused for a redirect that leads too far.
         """
-        response = await requester.request("HEAD", incoming.target, {}, follow_redirects=True)
+        response = await requester.request(
+            "HEAD", incoming.target, {}, follow_redirects=True, patience_s=patience_s
+        )
         headers = descriptive(response.headers)
         headers["Accept-Ranges"] = "bytes"
         await response.close()

@@ -147,10 +147,10 @@ class RegistryService:
                     return await self._manifests.by_digest(incoming, request, requester)
                 case Blob():
                     stored = self._blobs.stored(incoming, request.digest)
+                    if incoming.method == "HEAD":
+                        return await self._described(incoming, requester, stored)
                     if stored is not None:
                         return stored
-                    if incoming.method == "HEAD":
-                        return await self._blobs.described(incoming, requester)
                     return await self._blobs.fetched(incoming, request, requester)
                 case _:
                     assert_never(request)
@@ -158,6 +158,19 @@ class RegistryService:
             return await self.pass_through(incoming)
         except OriginUnreachable as error:
             raise UpstreamUnreachable(incoming.site, error.cause) from error
+
+    async def _described(self, incoming: Incoming, requester: Requester, stored: Answer | None) -> Answer:
+        """HEAD of a blob. Who pushes skips what is there already: that *this* repository has it, only the
+        registry knows; the store may hold it for another."""
+        if stored is None:
+            return await self._blobs.described(incoming, requester)
+        if self._upstream.dark(incoming.site):
+            return stored
+        try:
+            answer = await self._blobs.described(incoming, requester, patience_s=self._patience_s)
+        except (UpstreamUnreachable, OriginRefused):
+            return stored
+        return stored if answer.status in _FAILING or answer.status == 200 else answer
 
     async def _write(self, incoming: Incoming, request: Write) -> Answer:
         answer = await self.pass_through(incoming)

@@ -167,6 +167,22 @@ def test_a_registrys_list_of_referrers_arrives_with_its_filter(
     assert len(registry.requests_for("other")) == 2
 
 
+def test_that_a_repository_has_a_blob_is_the_registrys_word(lab: Lab, node: Node, registry: Registry) -> None:
+    """C9, I1: who pushes asks by HEAD what it need not send; what the cache holds is another repository's."""
+    node.install_trust()
+    node.start_agent().wait_steering()
+    layer = lab.images["docker.io/library/single:1"].contents.layers[1]
+    assert node.pull("skopeo", "docker.io/library/single:1").ok
+    assert node.pull("skopeo", "docker.io/library/small:1").ok
+    theirs, others = (f"{ORIGIN}/v2/library/{name}/blobs/{layer}" for name in ("single", "small"))
+
+    assert ask(node, theirs, "--head").status == 200
+    assert ask(node, others, "--head").status == 404
+
+    registry.goes_dark()
+    assert ask(node, theirs, "--head").status == 200
+
+
 # HTTP/2
 
 H2_HOST = "h2.example.org"
