@@ -1,12 +1,13 @@
 """How a stored file is read while others are served: preadv2(2) with RWF_NOWAIT, then a thread.
 
-What is in the page cache is copied on the event loop, which is what a hit costs; what is not, or
-lies on a file system that knows no RWF_NOWAIT, is read in a thread of the given executor. This
-module does not know digests, and does not write.
+What is in memory is copied on the event loop, which is what a hit costs; what is not in the page
+cache, or lies on a file system that knows no RWF_NOWAIT, is read in a thread of the given executor.
+tmpfs knows none either, but is memory. This module does not know digests, and does not write.
 """
 
 import asyncio
 import errno
+import fcntl
 import os
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
@@ -31,10 +32,11 @@ class OpenFile:
     is still in a thread when its reader is cancelled can never meet a number that was used again.
     """
 
-    __slots__ = ("__weakref__", "fd")
+    __slots__ = ("__weakref__", "fd", "read_flags")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self.read_flags = os.RWF_NOWAIT
 
     def __del__(self) -> None:
         os.close(self.fd)
@@ -49,12 +51,16 @@ async def read_piece(file: OpenFile, first: int, end: int, executor: Executor | 
     # A fresh buffer each time: the transport may keep a view of it long after it was handed over.
     buffer = bytearray(wanted)
     try:
-        got = os.preadv(file.fd, [buffer], first, os.RWF_NOWAIT)
+        got = os.preadv(file.fd, [buffer], first, file.read_flags)
     except OSError as error:
         if error.errno not in _WOULD_BLOCK:
             raise
-        loop = asyncio.get_running_loop()
-        got = await loop.run_in_executor(executor, _read_blocking, file, buffer, first)
+        if error.errno == errno.EOPNOTSUPP and _is_memory(file.fd):
+            file.read_flags = 0
+            got = _read_blocking(file, buffer, first)
+        else:
+            loop = asyncio.get_running_loop()
+            got = await loop.run_in_executor(executor, _read_blocking, file, buffer, first)
     if got == 0:
         raise OSError(errno.EIO, f"the file ends at or before byte {first}")
     return memoryview(buffer)[:got]
@@ -76,3 +82,12 @@ async def stream_file(
 
 def _read_blocking(file: OpenFile, buffer: bytearray, first: int) -> int:
     return os.preadv(file.fd, [buffer], first)
+
+
+def _is_memory(fd: int) -> bool:
+    """Whether the file lies on tmpfs: of all file systems only those in memory know seals (fcntl(2))."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        return False
+    return True
