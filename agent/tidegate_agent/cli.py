@@ -202,6 +202,19 @@ def config_show(file: Path | None, assignments: tuple[str, ...]) -> int:
     return 0
 
 
+@tidegate.command()
+@SET
+def demo(assignments: tuple[str, ...]) -> int:
+    """Play a minute of it in a throw-away lab: cold pull, warm pull, registry unplugged, kill -9.
+
+    The lab is made of network namespaces, needs root and no network, and is part of the source checkout.
+    """
+    _assigned(assignments)
+    from tidegate_agent.demo import play
+
+    return play(assignments)
+
+
 def _assigned(assignments: tuple[str, ...]) -> Mapping[str, str]:
     pairs = [assignment.partition("=") for assignment in assignments]
     for key, equals, _ in pairs:

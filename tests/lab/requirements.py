@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 
 # Program -> the Debian package that has it.
 PROGRAMS = {
@@ -33,6 +34,11 @@ def missing() -> str:
         return "the lab needs Linux"
     if os.geteuid() != 0:
         return "the lab needs root (network and mount namespaces); run: sudo script/test"
-    search = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    packages = sorted({package for name, package in PROGRAMS.items() if not shutil.which(name, path=search)})
+    packages = packages_missing()
     return f"the lab needs Debian packages; run: apt install {' '.join(packages)}" if packages else ""
+
+
+def packages_missing(programs: Iterable[str] = tuple(PROGRAMS)) -> list[str]:
+    """The Debian packages of those of these programs that are not installed."""
+    search = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    return sorted({PROGRAMS[name] for name in programs if not shutil.which(name, path=search)})
