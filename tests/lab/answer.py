@@ -87,6 +87,7 @@ async def _send_body(
     )
     stops = [stop for stop in (cut_at, stall_at) if stop is not None]
     sent = 0
+    owed_s = 0.0  # paid before the next piece: a client that has the last one may leave at once
     stalled = False
     async for chunk in chunks:
         if corrupt_at is not None and sent <= corrupt_at < sent + len(chunk):
@@ -99,10 +100,12 @@ async def _send_body(
                 await asyncio.sleep(fault.stall_s)
             if sent == cut_at:
                 return sent, True
+            if owed_s:
+                await asyncio.sleep(owed_s)
             await response.write(piece)
             sent += len(piece)
             if fault.bytes_per_s:
-                await asyncio.sleep(len(piece) / fault.bytes_per_s)
+                owed_s = len(piece) / fault.bytes_per_s
     return sent, sent == cut_at
 
 
