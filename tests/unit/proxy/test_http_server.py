@@ -268,7 +268,7 @@ async def test_a_request_that_we_died_of_twice_is_passed_through_and_its_like_ar
         before.open()
         before.enter(name_of("GET", SITE.host, "/fatal"))
     world.journal.open()
-    for path in ("/fatal", "/harmless"):
+    for path in ("/fatal", "/fatal?n=1", "/harmless"):
         world.service.ready[path] = ready(b"at hand")
         world.service.answers[path] = fails
 
