@@ -27,7 +27,7 @@ from tidegate_agent.gate import Gate, GateState
 from tidegate_agent.metrics import Metrics
 from tidegate_agent.naming import Naming
 from tidegate_agent.pause import Pause, PauseFile
-from tidegate_agent.probe import probe
+from tidegate_agent.probe import Probe
 from tidegate_agent.report import Report
 from tidegate_agent.request_log import RequestLog
 from tidegate_agent.sockets import exempt_dialler, listen
@@ -88,6 +88,7 @@ class Agent:
         listeners: Sequence[socket.socket],
         heartbeat: Heartbeat,
         journal: CrashJournal,
+        probe: Probe,
     ) -> None:
         self._log = structlog.get_logger()
         self._config = config
@@ -101,10 +102,10 @@ class Agent:
         self._journal = journal
         self._pause_file = PauseFile(config.runtime_dir / "paused.json")
         self._withdrawn = False
-        bundle = system_bundle()
+        self._probe = probe
         self.gate = Gate(
             steering=steering,
-            probe=lambda: probe(trust_bundle=bundle),
+            probe=probe,
             changed=self._gate_changed,
             now=_now,
             paused=self._pause_file.read(now=_now()),
@@ -182,6 +183,7 @@ class Agent:
             listeners=listeners,
             heartbeat=heartbeat,
             journal=journal,
+            probe=Probe(trust_bundle=system_bundle(), certificate_pem=authority.certificate_pem),
         )
         report = Report(
             config=config,
@@ -285,6 +287,8 @@ class Agent:
                 if not self._withdrawn:
                     self._steering.renew()
                     self._naming.tend()
+                if self._probe.store_changed():
+                    self.gate.probe_soon()
             except SteeringFailed as error:
                 self._activity.steering_errors["renewal"] += 1
                 self._log.error("steering failed", cause=error.cause)

@@ -81,6 +81,10 @@ class Gate:
             async with asyncio.timeout(RESUMED_WITHIN_S):
                 await self._probed.wait()
 
+    def probe_soon(self) -> None:
+        """Something changed that the probe goes by: try now and not when it is due."""
+        self._probe_at_once.set()
+
     async def run(self) -> None:
         retry_s = self._first_retry_s
         while True:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dnslib import DNSRecord
 
+from tidegate_agent.trust import trusted
 from tidegate_core.errors import TidegateError
 from tidegate_proxy.authority import PROBE_HOST
 
@@ -25,14 +26,57 @@ class ProbeFailed(TidegateError):
     """A client of this node would fail if it were steered now."""
 
 
-async def probe(*, trust_bundle: Path | None) -> None:
-    """Pull the probe through DNS and TLS; raises ProbeFailed with the cause and what to type."""
+class Probe:
+    """A client of this node that trusts what the system's trust store holds now.
+
+    The store must hold the authority's certificate as it is: an older one would pass for the probe's own
+    name, and fail the clients of every host that was configured since.
+    """
+
+    def __init__(self, *, trust_bundle: Path | None, certificate_pem: bytes) -> None:
+        self._bundle = trust_bundle
+        self._certificate_pem = certificate_pem
+        self._seen: _Signature = None
+        self._context: ssl.SSLContext | None = None
+
+    async def __call__(self) -> None:
+        """Pull the probe through DNS and TLS; raises ProbeFailed with the cause and what to type."""
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                await _look_up()
+                await _request(await self._trust())
+        except TimeoutError as error:
+            raise ProbeFailed(f"the agent did not answer its own probe in {TIMEOUT_S:g} s") from error
+
+    def store_changed(self) -> bool:
+        """Whether the trust store is another one than the last probe went by. One stat(2)."""
+        return _signature(self._bundle) != self._seen
+
+    async def _trust(self) -> ssl.SSLContext:
+        if self._bundle is None:
+            raise ProbeFailed("no system trust store was found", next_step="tidegate trust status")
+        if self._context is None or self.store_changed():
+            self._context, self._seen = None, _signature(self._bundle)
+            # Reading some hundred certificates takes milliseconds: off the loop.
+            read = asyncio.get_running_loop().run_in_executor
+            if not await read(None, trusted, self._bundle, self._certificate_pem):
+                raise ProbeFailed(
+                    "the system trust store does not hold this node's CA as it is now",
+                    next_step="sudo tidegate trust install",
+                )
+            self._context = await read(None, _trusting, self._bundle)
+        return self._context
+
+
+_Signature = tuple[int, int, int] | None
+
+
+def _signature(bundle: Path | None) -> _Signature:
     try:
-        async with asyncio.timeout(TIMEOUT_S):
-            await _look_up()
-            await _request(trust_bundle)
-    except TimeoutError as error:
-        raise ProbeFailed(f"the agent did not answer its own probe in {TIMEOUT_S:g} s") from error
+        found = bundle.stat() if bundle is not None else None
+    except OSError:
+        return None
+    return None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 async def _look_up() -> None:
@@ -51,12 +95,7 @@ async def _look_up() -> None:
         raise ProbeFailed(f"the responder answered the probe with {found}")
 
 
-async def _request(trust_bundle: Path | None) -> None:
-    if trust_bundle is None:
-        raise ProbeFailed("no system trust store was found", next_step="tidegate trust status")
-    loop = asyncio.get_running_loop()
-    # Reading some hundred certificates takes milliseconds: off the loop.
-    context = await loop.run_in_executor(None, _trusting, trust_bundle)
+async def _request(context: ssl.SSLContext) -> None:
     try:
         reader, writer = await asyncio.open_connection(
             PROBE_ADDRESS, 443, ssl=context, server_hostname=PROBE_HOST

@@ -74,7 +74,7 @@ async def world() -> AsyncIterator[World]:
 
 async def test_nothing_is_steered_before_the_probe_came_through(world: World) -> None:
     """I3: the cause and what to type are the state, until it works."""
-    world.probe.cause = "the system trust store does not vouch for this node's CA"
+    world.probe.cause = "the system trust store does not hold this node's CA as it is now"
     running = asyncio.create_task(world.gate.run())
     await world.until(told=1)
     assert not world.steering.active
