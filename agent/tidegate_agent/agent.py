@@ -32,7 +32,7 @@ from tidegate_agent.report import Report
 from tidegate_agent.request_log import RequestLog
 from tidegate_agent.sockets import exempt_dialler, listen
 from tidegate_agent.status import SteeringStatus
-from tidegate_agent.steering import ByMark, NftSteering, NoSteering, Steering, SteeringFailed
+from tidegate_agent.steering import ByMark, Keeper, NftSteering, NoSteering, Steering, SteeringFailed
 from tidegate_agent.supervisor import Heartbeat
 from tidegate_agent.trust import system_bundle
 from tidegate_core import log as logging
@@ -49,22 +49,26 @@ from tidegate_proxy.site import Registries, Registry, Site
 DRAIN_S = 30.0
 
 
-def run(config: AgentConfig, heartbeat: Heartbeat, *, let_go: Callable[[], None]) -> int:
+def run(
+    config: AgentConfig, heartbeat: Heartbeat, keeper: Keeper | None, *, let_go: Callable[[], None]
+) -> int:
     """The agent until it is told to stop; `let_go` is called when another may start. Raises StartRefused."""
     logging.configure()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, heartbeat, let_go))
+        runner.run(_serve(config, heartbeat, keeper, let_go))
     return 0
 
 
-async def _serve(config: AgentConfig, heartbeat: Heartbeat, let_go: Callable[[], None]) -> None:
+async def _serve(
+    config: AgentConfig, heartbeat: Heartbeat, keeper: Keeper | None, let_go: Callable[[], None]
+) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, _refuse_reload)
     async with AsyncExitStack() as parts:
-        agent = await Agent.open(config, parts, heartbeat)
+        agent = await Agent.open(config, parts, heartbeat, keeper)
 
         async def leave() -> None:
             await parts.aclose()
@@ -113,12 +117,14 @@ class Agent:
         )
 
     @classmethod
-    async def open(cls, config: AgentConfig, parts: AsyncExitStack, heartbeat: Heartbeat) -> "Agent":
+    async def open(
+        cls, config: AgentConfig, parts: AsyncExitStack, heartbeat: Heartbeat, keeper: Keeper | None
+    ) -> "Agent":
         """Everything open and nothing steered yet; raises StartRefused."""
         activity, requests = Activity(), RequestLog()
         parts.callback(requests.flush)
         registries = Registries(_registry(entry) for entry in config.registry)
-        steering = _steering(config)
+        steering = _steering(config, keeper)
         authority = Authority.load_or_create(
             config.authority_dir,
             hosts=config.host_patterns,
@@ -318,11 +324,12 @@ def _registry(entry: RegistryConfig) -> Registry:
     )
 
 
-def _steering(config: AgentConfig) -> Steering:
+def _steering(config: AgentConfig, keeper: Keeper | None) -> Steering:
     if config.steering.backend == "none":
         return NoSteering()
     return NftSteering(
         port=config.steering.port,
+        keeper=keeper,
         lease_s=config.steering.lease.total_seconds(),
         exemption=ByMark(value=config.steering.mark.value, mask=config.steering.mark.mask),
     )

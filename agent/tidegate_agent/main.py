@@ -9,6 +9,7 @@ import sys
 
 from tidegate_agent.config import AgentConfig
 from tidegate_agent.single import SingleInstance
+from tidegate_agent.steering.keeper import Keeper
 from tidegate_agent.supervisor import Heartbeat, supervise
 from tidegate_core.errors import TidegateError
 from tidegate_core.notify import Notifier
@@ -21,13 +22,14 @@ def start(config: AgentConfig, *, dry_run: bool) -> int:
 
         sys.stdout.write(describe(config))
         return 0
+    keeper = None if config.steering.backend == "none" else Keeper()  # before any other descriptor
     notifier = Notifier.of(os.environ, pid=os.getpid())
     with SingleInstance.acquire(config.runtime_dir) as lock:
         try:
             return supervise(
-                lambda heartbeat: _run(config, heartbeat, lock),
+                lambda heartbeat: _run(config, heartbeat, lock, keeper),
                 lease_s=config.steering.lease.total_seconds(),
-                cleanup=lambda: _remove_keeper(config),
+                cleanup=lambda: keeper.let_go(config.steering.port) if keeper is not None else None,
                 notify=notifier.send,
             )
         finally:
@@ -35,20 +37,11 @@ def start(config: AgentConfig, *, dry_run: bool) -> int:
                 config.socket_path.unlink()  # a killed agent's, of whom no more come
 
 
-def _run(config: AgentConfig, heartbeat: Heartbeat, lock: SingleInstance) -> int:
+def _run(config: AgentConfig, heartbeat: Heartbeat, lock: SingleInstance, keeper: Keeper | None) -> int:
     from tidegate_agent.agent import run
 
     try:
-        return run(config, heartbeat, let_go=lock.let_go)
+        return run(config, heartbeat, keeper, let_go=lock.let_go)
     except TidegateError as error:
         sys.stderr.write(f"tidegate: {error}\n")
         return 1
-
-
-def _remove_keeper(config: AgentConfig) -> None:
-    if config.steering.backend != "none":
-        from tidegate_agent.steering.keeper import remove_keeper_when_unused
-
-        # Best effort: without the right to, there is no keeper either, and the next start adopts one.
-        with contextlib.suppress(OSError):
-            remove_keeper_when_unused(config.steering.port)

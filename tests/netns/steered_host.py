@@ -10,12 +10,13 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
 import sys
 import time
 from ipaddress import ip_address
 from typing import Any
 
-from tidegate_agent.steering import ByMark, ByUid, NftSteering
+from tidegate_agent.steering import ByMark, ByUid, Keeper, NftSteering
 from tidegate_core.errors import TidegateError
 from tidegate_proxy.endpoint import Endpoint
 
@@ -36,8 +37,10 @@ class Host:
     def __init__(self, *, port: int, lease_s: float, exemption: ByMark | ByUid) -> None:
         self.port = port
         self.lease_s = lease_s
-        self.steering = NftSteering(port=port, lease_s=lease_s, exemption=exemption)
+        self.keeper = Keeper()
+        self.steering = NftSteering(port=port, keeper=self.keeper, lease_s=lease_s, exemption=exemption)
         self.renewing = False
+        self.writers: list[asyncio.StreamWriter] = []
 
     async def listen(self) -> None:
         for address in ("127.0.0.1", "::1"):
@@ -47,7 +50,7 @@ class Host:
         """Open with the netlink descriptor above those of the connections to come.
 
         It is then released first when the process dies, which is the order that leaves connections in flight
-        hanging unless the keeper table stands.
+        hanging unless the keeper table stands; the keeper's own descriptor is below them all.
         """
         low = [os.open("/dev/null", os.O_RDONLY) for _ in range(16)]
         try:
@@ -57,6 +60,7 @@ class Host:
                 os.close(descriptor)
 
     async def greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
         original = self.steering.original_dst(writer.get_extra_info("socket"))
         with contextlib.suppress(ConnectionError):
             writer.write(f"agent {original}\n".encode())
@@ -107,11 +111,23 @@ class Host:
             case "activate":
                 steering.activate()
                 self.renewing = True
+            case "share_the_keeper":
+                return self.share_the_keeper()
+            case "orphan":
+                for writer in self.writers:
+                    writer.transport.abort()
+            case "let_go":
+                await asyncio.to_thread(self.keeper.let_go, self.port, within_s=given)
             case "suspend" | "withdraw" | "close":
                 getattr(steering, do)()
             case _:
                 raise TidegateError(f"no such command: {do}")
         return None
+
+    def share_the_keeper(self) -> int:
+        """Another process that holds the keeper's socket, and does nothing; its pid."""
+        shared = self.keeper.fileno()
+        return subprocess.Popen(["sleep", "60"], pass_fds=[shared], stdout=subprocess.DEVNULL).pid
 
     def connect_exempt(self, address: str, port: int) -> str:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:

@@ -388,7 +388,7 @@ def test_a_killed_agent_steers_nothing_a_moment_later(node: Namespace, agent: Ag
     assert took_s < 0.25  # some milliseconds on a quiet machine
     assert node.greeting(REGISTRY6) == "world"
     assert (node.ask(RESOLVER4), node.ask(RESOLVER6)) == (b"world:q", b"world:q")
-    assert table_names(node) == ["tidegate_keeper"]
+    until(lambda: table_names(node) == [], "the keeper goes too")
 
 
 @pytest.mark.parametrize("registry", [REGISTRY4, REGISTRY6])
@@ -460,15 +460,13 @@ def test_without_the_right_to_change_rules_the_start_is_refused(node: Namespace)
     assert "Run it as root, or give it CAP_NET_ADMIN" in outcome.stderr
 
 
-def test_somebody_elses_flush_leaves_our_table_and_the_keeper_comes_back(
-    node: Namespace, agent: Agent
-) -> None:
+def test_somebody_elses_flush_leaves_our_tables(node: Namespace, agent: Agent) -> None:
     """I1: `nft flush ruleset`, as a firewall reload does it, takes only what nobody owns."""
     agent.steer((REGISTRY4, 443, 60))
     node.run("nft", "flush", "ruleset")
 
     assert node.greeting(REGISTRY4) == f"agent {REGISTRY4}:443"
-    until(lambda: table_names(node) == ["tidegate", "tidegate_keeper"], "the keeper again", within_s=5)
+    assert table_names(node) == ["tidegate", "tidegate_keeper"]
 
 
 @pytest.mark.parametrize("resolver", [RESOLVER4, RESOLVER6])
@@ -580,6 +578,8 @@ def test_withdrawing_and_closing_leave_nothing_behind(node: Namespace, agent: Ag
     until(lambda: established_to_agent(node) == 0, "the end of the connection")
     agent.do("close")
     agent.do("close")
+    agent.do("let_go", 1)
+    agent.do("let_go", 1)
 
     assert (withdrawn, goes_on) == (["tidegate_keeper"], True)
     assert node.run("nft", "list", "ruleset") == ""
@@ -598,58 +598,44 @@ def test_closing_leaves_the_keeper_to_connections_in_flight(node: Namespace, age
     reader.close()
 
 
-def test_the_keeper_is_removed_once_no_connection_needs_it(node: Namespace, agent: Agent) -> None:
-    """I1, I4: after the final exit the supervisor waits for readers, and then leaves nothing behind."""
+def test_the_keeper_stays_while_one_of_two_processes_holds_it(node: Namespace, agent: Agent) -> None:
+    """I1, I4: supervisor and agent share its socket; the kernel deletes it with the last of them."""
+    agent.steer((REGISTRY4, 443, 60))
+    sharing = agent.do("share_the_keeper", None)
+    agent.kill()
+    held = table_names(node)
+    os.kill(sharing, signal.SIGKILL)
+    until(lambda: table_names(node) == [], "the keeper goes with its last holder")
+
+    assert held == ["tidegate_keeper"]
+
+
+def test_the_keeper_is_let_go_once_the_kernel_has_ended_the_orphans(node: Namespace, agent: Agent) -> None:
+    """I1, I4, I8: the supervisor's end waits for connections that nobody holds, but not for ever."""
     agent.steer((REGISTRY4, 443, 60))
     reader = node.connect(REGISTRY4)
     assert drips(reader)
     unheard(node)
-    agent.kill()
-    patient = remove_keeper(node, within_s=20)
-    waits = "tidegate_keeper" in table_names(node) and patient.poll() is None
-    node.run("nft", "delete", "table", "inet", "unheard")
-    patient.communicate(timeout=5)
-
-    assert waits
-    assert table_names(node) == []
-    reader.close()
-
-
-def test_the_keeper_is_left_to_a_process_that_serves_or_steers(node: Namespace, agent: Agent) -> None:
-    """N6, I1: what lingers takes the keeper along at its own end, but not a successor's."""
-    agent.steer((REGISTRY4, 443, 60))
-    reader = node.connect(REGISTRY4)
-    assert drips(reader)
+    agent.do("orphan", None)
     agent.do("withdraw")
-    remove_keeper(node, within_s=20).communicate(timeout=5)
-    serves = table_names(node)
-    agent.do("open")
-    reader.close()
-    until(lambda: established_to_agent(node) == 0, "the end of the connection")
-    remove_keeper(node, within_s=20).communicate(timeout=5)
-    steers = table_names(node)
-    agent.do("withdraw")
-    remove_keeper(node, within_s=20).communicate(timeout=5)
-
-    assert serves == ["tidegate_keeper"]
-    assert steers == ["tidegate", "tidegate_keeper"]
-    assert table_names(node) == []
-
-
-def test_a_reader_that_never_ends_does_not_keep_the_keeper(node: Namespace, agent: Agent) -> None:
-    """I8: the wait is bounded."""
-    agent.steer((REGISTRY4, 443, 60))
-    reader = node.connect(REGISTRY4)
-    assert drips(reader)
-    unheard(node)
-    agent.kill()
-    remove_keeper(node, within_s=0.1).communicate(timeout=5)
-
+    began = time.monotonic()
+    agent.do("let_go", 1)
+    waited_s = time.monotonic() - began
     left = table_names(node)
     node.run("nft", "delete", "table", "inet", "unheard")
     reader.close()
 
+    assert waited_s >= 1
     assert left == ["unheard"]
+
+
+def test_a_keepers_name_that_is_taken_is_no_obstacle(node: Namespace, agent: Agent) -> None:
+    """N6: an agent that lingers has its keeper until its end; the next one gets one of its own."""
+    node.run("nft", "add", "table", "inet", "tidegate_keeper", "{ flags dormant; }")
+    agent.steer((REGISTRY4, 443, 60))
+
+    second = f"tidegate_keeper_{agent.process.pid}"
+    assert sorted(table_names(node)) == ["tidegate", "tidegate_keeper", second]
 
 
 def test_it_can_be_opened_again_after_a_withdrawal(node: Namespace, agent: Agent) -> None:
@@ -681,22 +667,6 @@ def test_no_helper_process_inherits_the_table(node: Namespace, agent: Agent) -> 
     for fd in netlink:
         flags = re.search(r"^flags:\s*(\d+)$", fd.read_text(), re.MULTILINE)
         assert flags is not None and int(flags[1], 8) & os.O_CLOEXEC
-
-
-def remove_keeper(node: Namespace, *, within_s: float) -> subprocess.Popen[str]:
-    """What the supervisor does last, once it has begun."""
-    program = (
-        "import sys; from tidegate_agent.steering.keeper import remove_keeper_when_unused\n"
-        "print('begins', flush=True); remove_keeper_when_unused(8443, within_s=float(sys.argv[1]))"
-    )
-    process = subprocess.Popen(
-        ["nsenter", f"--net={node.path}", sys.executable, "-c", program, str(within_s)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(SOURCES)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None and process.stdout.readline() == "begins\n"
-    return process
 
 
 def unheard(node: Namespace) -> None:

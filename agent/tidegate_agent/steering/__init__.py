@@ -2,6 +2,7 @@
 
 from tidegate_agent.steering.backend import NoSteering, Steering, SteeringFailed
 from tidegate_agent.steering.exemption import DEFAULT_MARK, ByMark, ByUid, Exemption
+from tidegate_agent.steering.keeper import Keeper
 from tidegate_agent.steering.nft import NftSteering
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "ByMark",
     "ByUid",
     "Exemption",
+    "Keeper",
     "NftSteering",
     "NoSteering",
     "Steering",

@@ -51,11 +51,11 @@ _ELEMENTS_PER_MESSAGE = 500  # an attribute ends at 64 KiB
 
 
 def new_table(table: r.Table) -> list[Message]:
-    """Make the table with all that is in it. An owned one must be new; the keeper may be there already."""
+    """Make the table with all that is in it. It must be new, but for a keeper of the same socket."""
     messages = [
         Message(
             kind=_NEWTABLE,
-            flags=NLM_F_CREATE | (NLM_F_EXCL if table.owned else 0),
+            flags=NLM_F_CREATE | (NLM_F_EXCL if table.name == r.TABLE else 0),
             body=text(1, table.name) + u32(2, _FLAG_OWNER if table.owned else 0),
             doing=f"adding table inet {table.name}{' with flags owner' if table.owned else ''}",
         )

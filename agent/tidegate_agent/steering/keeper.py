@@ -1,36 +1,77 @@
-"""The keeper table's end: removed when no connection that was redirected still needs it (NOTES: fd order).
+"""The keeper table: lets connections in flight at the agent's death end cleanly, and goes when all is over.
 
-While it stands, connections in flight when the agent dies get their FIN un-NATed. It is removed by the
-supervisor after the agent's final exit, by a clean stop, or by ExecStopPost; the next start adopts it.
+It steers nothing. While it stands, the FIN of a dying agent still passes through NAT (docs/decisions/0012).
+One netlink socket owns it, opened by the supervisor before it forks and so held by both processes: the
+table stays while either lives, and the kernel deletes it when both are gone, however they end. A process
+that dies closes its descriptors from the highest to the lowest: this socket has to be opened before any
+that a connection could get, so that every connection has said its FIN when the table goes.
 """
 
 import errno
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tidegate_agent.steering.encoding import delete_table, get_table
+from tidegate_agent.steering.encoding import new_table
 from tidegate_agent.steering.netlink import NetlinkError, NftSocket
-from tidegate_agent.steering.ruleset import KEEPER, TABLE
+from tidegate_agent.steering.ruleset import KEEPER, keeper_table
+from tidegate_core.errors import StartRefused
 
 # tcp_states.h, as /proc/net/tcp prints them. In FIN_WAIT2 the peer has all our data and our FIN already.
 _NEEDS_NOTHING = frozenset({"05", "06", "0A"})  # FIN_WAIT2, TIME_WAIT, LISTEN
+_NAME_TAKEN = (errno.EPERM, errno.EEXIST, errno.EOPNOTSUPP)
 _POLL_S = 0.05
 
 
-def connections(port: int, *, proc: Path = Path("/proc")) -> int:
-    """How many sockets on local TCP port `port` still have something to tell their peer."""
-    return len(_inodes(port, proc))
+class Keeper:
+    """The socket that owns the table; each process that holds it keeps the table."""
+
+    def __init__(self) -> None:
+        """Open it, before any other descriptor; raises StartRefused where the kernel has no nftables."""
+        try:
+            self._nft = NftSocket()
+        except OSError as error:
+            raise StartRefused(
+                f"this kernel has no netfilter netlink ({error.strerror})",
+                next_step="Load it with: modprobe nf_tables",
+            ) from error
+        self._second_name = f"{KEEPER}_{os.getpid()}"
+
+    def fileno(self) -> int:
+        """The descriptor whose last holder keeps the table."""
+        return self._nft.fileno()
+
+    def put_in(self) -> None:
+        """Add the table, or see that it is there; raises NetlinkError."""
+        try:
+            self._nft.commit(new_table(keeper_table()))
+        except NetlinkError as error:
+            if error.errno not in _NAME_TAKEN:
+                raise
+            # An agent that lingers for others' connections has the name, and will end before us.
+            self._nft.commit(new_table(keeper_table(self._second_name)))
+
+    def let_go(
+        self, port: int, *, within_s: float = 10.0, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        """Stop holding the table, once the kernel has ended the connections on `port` that nobody holds.
+
+        Those that a process holds need no waiting for: it holds the table too. Idempotent.
+        """
+        deadline = time.monotonic() + within_s
+        while orphans(port) and time.monotonic() < deadline:
+            sleep(_POLL_S)
+        self._nft.close()
 
 
-def held(port: int, *, proc: Path = Path("/proc")) -> int:
-    """How many of these a process holds; the others are orphans, which the kernel is ending (tcp(7))."""
-    return sum(inode != "0" for inode in _inodes(port, proc))
+def orphans(port: int, *, proc: Path = Path("/proc")) -> int:
+    """How many sockets on TCP port `port` have something left to tell their peer and no process holding them.
 
-
-def _inodes(port: int, proc: Path) -> list[str]:
+    The kernel is ending these (tcp(7), tcp_orphan_retries).
+    """
     suffix = f":{port:04X}"
-    found = []
+    found = 0
     for name in ("tcp", "tcp6"):
         try:
             lines = (proc / "thread-self/net" / name).read_text().splitlines()[1:]
@@ -38,44 +79,5 @@ def _inodes(port: int, proc: Path) -> list[str]:
             continue
         for line in lines:
             _, local, _, state, _, _, _, _, _, inode, *_ = line.split()
-            if local.endswith(suffix) and state not in _NEEDS_NOTHING:
-                found.append(inode)
+            found += local.endswith(suffix) and state not in _NEEDS_NOTHING and inode == "0"
     return found
-
-
-def remove_keeper() -> None:
-    """Delete the keeper table, if there is one; raises OSError."""
-    nft = NftSocket()
-    try:
-        nft.commit(delete_table(KEEPER))
-    finally:
-        nft.close()
-
-
-def remove_keeper_when_unused(
-    port: int, *, within_s: float = 10.0, sleep: Callable[[float], None] = time.sleep
-) -> None:
-    """Delete the keeper once no connection on `port` needs it; raises OSError.
-
-    Orphans are waited for, at most `within_s`. Connections that a process holds keep the keeper: a lingering
-    agent calls this at its own end, a steering one (perhaps a successor) has a supervisor that does.
-    """
-    deadline = time.monotonic() + within_s
-    while connections(port) and not held(port) and time.monotonic() < deadline:
-        sleep(_POLL_S)
-    if not held(port) and not steered():
-        remove_keeper()
-
-
-def steered() -> bool:
-    """Whether an agent's rules are in: the keeper is then that one's; raises OSError."""
-    nft = NftSocket()
-    try:
-        nft.request(get_table(TABLE))
-    except NetlinkError as error:
-        if error.errno == errno.ENOENT:
-            return False
-        raise
-    finally:
-        nft.close()
-    return True

@@ -30,10 +30,9 @@ from tidegate_agent.steering.encoding import (
     replace_rules,
 )
 from tidegate_agent.steering.exemption import DEFAULT_MARK, Exemption
-from tidegate_agent.steering.keeper import connections, remove_keeper
+from tidegate_agent.steering.keeper import Keeper
 from tidegate_agent.steering.netlink import Message, NetlinkError, NftSocket, attributes, pid_of_port
 from tidegate_agent.steering.ruleset import (
-    KEEPER,
     MAX_ENDPOINTS,
     TABLE,
     Plan,
@@ -58,11 +57,14 @@ class NftSteering:
         self,
         *,
         port: int,
+        keeper: Keeper | None = None,
         lease_s: float = 3.0,
         exemption: Exemption = DEFAULT_MARK,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Without `keeper`, `open` makes one; connections then are only safe if they come later."""
         self._plan = Plan(port=port, exemption=exemption, dns_tcp_direct_uids=tcp_dns_direct_uids())
+        self._keeper = keeper
         self._lease_s = lease_s
         self._clock = clock
         self._nft: NftSocket | None = None
@@ -70,7 +72,6 @@ class NftSteering:
         self._opened = False
         self._withdrawn = False
         self._active = False
-        self._keeper_seen = clock()
         self._expiry: dict[Endpoint, float] = {}
         self._prune_at = 1024
 
@@ -81,22 +82,18 @@ class NftSteering:
 
     def dry_run(self) -> str:
         """The tables that `open` would add, in nft syntax."""
-        return render((steering_table(self._plan), keeper_table()))
+        return render((keeper_table(), steering_table(self._plan)))
 
     def open(self) -> None:
-        """Put both tables in, in one transaction; raises StartRefused with the cause and what to type."""
+        """Put both tables in, the keeper first; raises StartRefused with the cause and what to type."""
         if self._opened:
             raise StartRefused("steering is open already")
         self._check_exemption()
+        self._keeper = self._keeper or Keeper()
+        nft = self._nft or NftSocket()
         try:
-            nft = self._nft or NftSocket()
-        except OSError as error:
-            raise StartRefused(
-                f"this kernel has no netfilter netlink ({error.strerror})",
-                next_step="Load it with: modprobe nf_tables",
-            ) from error
-        try:
-            nft.commit([*new_table(steering_table(self._plan)), *new_table(keeper_table())])
+            self._keeper.put_in()
+            nft.commit(new_table(steering_table(self._plan)))
         except NetlinkError as error:
             refusal = start_refusal(error, table_owner(nft))
             nft.close()
@@ -114,7 +111,6 @@ class NftSteering:
         """Extend the lease while active; raises SteeringFailed."""
         if self._active:
             self._commit(lease(self._lease_s))
-            self._keep_keeper()
 
     def suspend(self) -> None:
         """Give the lease up; raises SteeringFailed (the lease then ends by itself)."""
@@ -187,7 +183,7 @@ class NftSteering:
         self._expiry.clear()
 
     def close(self) -> None:
-        """Let go of the table, and of the keeper too unless a connection in flight still needs it."""
+        """Let go of the table. The keeper goes with the process: a connection may need it as long."""
         if self._nft is None:
             return
         self._nft.close()
@@ -196,8 +192,6 @@ class NftSteering:
         self._nft = self._routes = None
         self._opened = self._active = self._withdrawn = False
         self._expiry.clear()
-        if not connections(self._plan.port):
-            remove_keeper()
 
     def _commit(self, messages: list[Message]) -> None:
         if self._withdrawn:
@@ -208,17 +202,6 @@ class NftSteering:
             self._nft.commit(messages)
         except OSError as error:
             raise SteeringFailed(f"the kernel refused {error}") from error
-
-    def _keep_keeper(self) -> None:
-        """Put the keeper back, once a lease, when somebody's `nft flush ruleset` took it along."""
-        now = self._clock()
-        if self._nft is None or now < self._keeper_seen + self._lease_s:
-            return
-        self._keeper_seen = now
-        try:
-            self._nft.request(get_table(KEEPER))
-        except OSError:
-            self._commit(new_table(keeper_table()))
 
     def _may_be_steered(self, address: IPAddress) -> bool:
         if self._routes is None:

@@ -2,8 +2,9 @@
 
 Two tables. `tidegate` holds everything that steers; the kernel deletes it with the process that owns it, and
 every rule in it but the probe's and the replies' matches only while the set `alive` holds the lease.
-`tidegate_keeper` steers nothing: it has no owner, and its chains only keep connection tracking and NAT
-switched on, so that connections which were redirected get a clean end after the other table is gone.
+`tidegate_keeper` steers nothing: it goes with the supervisor and the agent, whichever ends last, and its
+chains only keep connection tracking and NAT switched on, so that connections which were redirected get a
+clean end after the other table is gone.
 
 UDP/53 is rewritten without connection tracking, one local port per resolver: a tracked query would leave its
 5-tuple pointing at us after our death. Nothing here talks to the kernel: `encoding` and `nft` do.
@@ -203,11 +204,11 @@ def steering_table(plan: Plan) -> Table:
     )
 
 
-def keeper_table() -> Table:
+def keeper_table(name: str = KEEPER) -> Table:
     """The table that outlives the agent a little: an empty nat chain, and one rule that needs tracking."""
     return Table(
-        name=KEEPER,
-        owned=False,
+        name=name,
+        owned=True,
         chains=(
             Chain(name="nat", type="nat", priority=-110),
             Chain(name="track", type="filter", priority=0, rules=((NewFlow(),),)),

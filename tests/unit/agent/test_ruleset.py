@@ -9,7 +9,7 @@ import pytest
 from tidegate_agent.steering.eligibility import is_special
 from tidegate_agent.steering.encoding import add_endpoints, lease, new_table
 from tidegate_agent.steering.exemption import DEFAULT_MARK, ByMark, ByUid
-from tidegate_agent.steering.keeper import connections
+from tidegate_agent.steering.keeper import orphans
 from tidegate_agent.steering.netlink import NetlinkError, attributes, nest, text, u32
 from tidegate_agent.steering.nft import NftSteering, start_refusal
 from tidegate_agent.steering.ruleset import (
@@ -96,11 +96,13 @@ def test_without_resolvers_dns_is_left_alone() -> None:
     assert "meta skuid 998 return" in text
 
 
-def test_only_the_steering_table_has_an_owner() -> None:
-    """I4: the keeper must outlive the agent a little, and must not steer."""
+def test_both_tables_have_an_owner_and_the_keeper_steers_nothing() -> None:
+    """I4: neither outlives the processes that hold it."""
     assert steering_table(PLAN).owned
     assert render([keeper_table()]).splitlines() == [
         "table inet tidegate_keeper {",
+        "\tflags owner",
+        "",
         "\tchain nat {",
         "\t\ttype nat hook output priority -110; policy accept;",
         "\t}",
@@ -118,7 +120,7 @@ def test_the_owner_flag_is_set_and_persist_never_is() -> None:
     owned, kept = new_table(steering_table(PLAN))[0], new_table(keeper_table())[0]
 
     assert dict(attributes(owned.body))[2] == (2).to_bytes(4, "big")
-    assert dict(attributes(kept.body))[2] == bytes(4)
+    assert dict(attributes(kept.body))[2] == (2).to_bytes(4, "big")
 
 
 def test_the_dry_run_needs_neither_privilege_nor_kernel() -> None:
@@ -236,7 +238,7 @@ def test_a_refused_rule_is_named_with_what_to_load() -> None:
     assert "modprobe" in refusal.next_step
 
 
-def test_connections_that_still_have_something_to_say_are_counted(tmp_path: Path) -> None:
+def test_connections_that_nobody_holds_and_that_have_something_to_say_are_counted(tmp_path: Path) -> None:
     """The keeper waits for those, not for listeners nor for what has been said."""
     (tmp_path / "thread-self/net").mkdir(parents=True)
     rows = [
@@ -248,9 +250,10 @@ def test_connections_that_still_have_something_to_say_are_counted(tmp_path: Path
         "0100007F:01BB 016433C6:20FB 01",  # somebody else's
     ]
     table = "  sl  local_address rem_address   st\n" + "".join(
-        f"   {number}: {row} 00000000:00000000 00:00000000 00000000     0\n"
+        f"   {number}: {row} 00000000:00000000 00:00000000 00000000     0        0 {inode}\n"
+        for inode in (0, 4711)
         for number, row in enumerate(rows)
     )
     (tmp_path / "thread-self/net/tcp").write_text(table)
 
-    assert connections(8443, proc=tmp_path) == 2
+    assert orphans(8443, proc=tmp_path) == 2
