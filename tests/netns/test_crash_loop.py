@@ -70,6 +70,7 @@ def test_after_five_deaths_in_a_minute_the_host_is_left_alone(
     assert "pulls go direct" in agent.log
     assert "systemctl restart tidegate" in agent.log
     assert Footprint.of(node) == before
+    assert not node.path("/run/tidegate/agent.sock").exists()
     assert pull.contents == lab.images[SMALL].contents
     assert came_directly(registry, lab.images[SMALL])
     assert (asked.exit_code, "no agent is running" in asked.stderr) == (1, True)
