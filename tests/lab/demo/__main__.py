@@ -115,7 +115,10 @@ def _play(narrator: Narrator, stage: Stage, number: int, scene: Scene) -> None:
     try:
         outcome = scene.play(stage)
     except TROUBLE as error:
-        raise SceneFailed(number, scene, str(error).splitlines()) from error
+        # What waited for the agent adds its log, which is told anyway; a command that failed adds its words.
+        lines = str(error).splitlines()
+        causes = lines if isinstance(error, CommandFailed) else [line.rstrip(":") for line in lines[:1]]
+        raise SceneFailed(number, scene, causes or [repr(error)]) from error
     narrator.ended(scene, outcome)
     if broken := [claim for claim in outcome.claims if not claim.holds]:
         raise SceneFailed(number, scene, [f"{claim.said}; expected: {claim.expected}" for claim in broken])
@@ -126,7 +129,8 @@ def _tell(narrator: Narrator, stage: Stage, failed: SceneFailed) -> None:
     if agent is not None:
         narrator.log("The agent's log ends with:", agent.log.splitlines()[-LINES_OF_A_LOG:])
     detail = (f"sudo script/test {failed.scene.detail}", "examines the same claim, with every log of the lab")
-    narrator.failed(f"Step {failed.number} ({failed.scene.name})", failed.causes, [detail, LAB_TEST])
+    plain = [("sudo script/demo", "plays it without these settings")] if stage.settings else []
+    narrator.failed(f"Step {failed.number} ({failed.scene.name})", failed.causes, [*plain, detail, LAB_TEST])
 
 
 def _unable() -> str:

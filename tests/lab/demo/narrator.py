@@ -24,9 +24,9 @@ class Narrator:
     def prologue(self) -> None:
         self._say("Tidegate in a minute", style="bold")
         self._say(
-            "A lab on this machine, made of network namespaces: a node, a second node without Tidegate, a"
-            f" resolver, and a registry that sends {BYTES_PER_S // 1_000_000} MB a second. The clients are the"
-            " real ones. Nothing outside the lab is changed, and no network is needed."
+            "A lab on this machine, made of network namespaces: a node, a second node without Tidegate,"
+            f" a resolver, and a registry that sends {BYTES_PER_S // 1_000_000} MB a second. The clients are"
+            " the real ones. Nothing outside the lab is changed, and no network is needed."
         )
 
     def ready(self, stage: Stage, duration_s: float) -> None:
