@@ -1,6 +1,6 @@
 """`tidegate demo`: hands over to the demo, which is played in the lab of the source checkout.
 
-The lab is not part of the installed package (docs/decisions/0012-the-demo-lives-with-the-lab.md). Nothing of
+The lab is not part of the installed package (docs/decisions/0013-the-demo-lives-with-the-lab.md). Nothing of
 the demo is decided here.
 """
 
