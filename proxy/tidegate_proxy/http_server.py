@@ -262,6 +262,18 @@ class _Connection(web.RequestHandler):
         if waits and self.transport is not None:
             self.transport.close()
 
+    def data_received(self, data: bytes) -> None:
+        """Take the rest of a body that is under way also after `close`, where aiohttp would drop it."""
+        request = self._current_request
+        if not self._close or request is None or request.content.is_eof():
+            super().data_received(data)
+            return
+        self._close = False
+        try:
+            super().data_received(data)
+        finally:
+            self._close = True
+
 
 async def _begun(answer: Answer) -> Answer:
     """The same answer with the first piece of its body at hand: what fails before it can still be mended."""
