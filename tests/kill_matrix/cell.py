@@ -1,0 +1,102 @@
+"""The matrix as values: moments, deaths, who is in flight, and what one cell showed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Moment = Literal["DNS query", "TLS handshake", "cold layer", "warm layer", "push", "splice"]
+Death = Literal["SIGKILL", "SIGSTOP", "SIGTERM", "supervisor killed", "both killed"]
+
+LEASE_S = 3.0
+BOUND_S = LEASE_S + 1
+"""No connection may hang longer than this, and no new one may still be steered."""
+
+DEATHS: tuple[Death, ...] = ("SIGKILL", "SIGSTOP", "SIGTERM", "supervisor killed", "both killed")
+GRACEFUL: tuple[Death, ...] = ("SIGTERM", "supervisor killed")
+"""The agent withdraws and ends in order: what is in flight may go on."""
+
+RAW = "raw"
+PULLERS = ("skopeo", "podman", "ctr", "cri", "dockerd")
+PUSHERS = ("skopeo", "podman", "ctr", "dockerd")  # CRI has no push
+CLIENTS: dict[Moment, tuple[str, ...]] = {
+    "DNS query": (RAW,),
+    "TLS handshake": (RAW,),
+    "cold layer": PULLERS,
+    "warm layer": PULLERS,
+    "push": PUSHERS,
+    "splice": (RAW,),
+}
+MOMENTS: tuple[Moment, ...] = tuple(CLIENTS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """Who is in the middle of what when the agent dies how."""
+
+    client: str
+    moment: Moment
+    death: Death
+
+    def __str__(self) -> str:
+        return f"{self.client}, {self.moment}, {self.death}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What one cell showed; times are seconds since the death."""
+
+    cell: Cell
+    direct_s: float | None  # the first connection from which on all were direct; None: none was
+    refused: int  # new connections that failed
+    held: int  # connections that the client had through the agent
+    let_go_s: float | None  # when the last of them ended; None: it goes on
+    well: bool  # what was in flight ended well
+    how: str
+    ended_s: float
+    retry_well: bool
+    retry_s: float
+    left: tuple[str, ...]  # what was not there before the agent started
+
+    def complaints(self) -> list[str]:
+        """What the design does not allow (DESIGN 3, I1 and I4)."""
+        found = []
+        if self.direct_s is None or self.direct_s > BOUND_S:
+            found.append(f"new connections did not go direct within {BOUND_S:g} s")
+        if self.refused:
+            found.append(f"{self.refused} new connections were refused")
+        if self.cell.death in GRACEFUL:
+            if not self.well:
+                found.append(f"what was in flight should have ended well: {self.how}")
+        elif self.let_go_s is None or self.let_go_s > BOUND_S:
+            found.append(f"a connection in flight hung longer than {BOUND_S:g} s")
+        elif not self.well and self.ended_s > BOUND_S:
+            found.append(f"the client hung longer than {BOUND_S:g} s")
+        if self.cell.moment == "DNS query" and self.ended_s > BOUND_S:
+            found.append(f"the query hung longer than {BOUND_S:g} s")
+        if not self.retry_well:
+            found.append("the retry failed")
+        if self.left:
+            found.append(f"left behind: {'; '.join(self.left)}")
+        return found
+
+
+def all_cells() -> Iterator[Cell]:
+    """The whole matrix, client by client: a daemon then starts once."""
+    for client in (RAW, *PULLERS):
+        for moment in MOMENTS:
+            if client in CLIENTS[moment]:
+                for death in DEATHS:
+                    yield Cell(client=client, moment=moment, death=death)
+
+
+def some_cells() -> list[Cell]:
+    """Every moment with every death once, the clients taking turns."""
+    chosen = []
+    for row, moment in enumerate(MOMENTS):
+        clients = CLIENTS[moment]
+        for column, death in enumerate(DEATHS):
+            client = clients[(row + column) % len(clients)]
+            chosen.append(Cell(client=client, moment=moment, death=death))
+    return sorted(chosen, key=lambda cell: cell.client)

@@ -1,0 +1,30 @@
+"""The kill matrix, held to the design's bounds: N4, N5, N6, N18; I1, I4. `script/kill-matrix` prints it."""
+
+from __future__ import annotations
+
+import pytest
+
+from kill_matrix.cell import DEATHS, MOMENTS, Cell, all_cells, some_cells
+from kill_matrix.stage import play
+from lab import Lab
+
+
+def complaints(lab: Lab, cells: list[Cell]) -> dict[str, list[str]]:
+    return {str(seen.cell): found for seen in play(lab, cells) if (found := seen.complaints())}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("death", DEATHS)
+def test_whatever_a_client_does_a_death_costs_it_little_and_leaves_nothing(lab: Lab, death: str) -> None:
+    """N4, N5, N18, I1, I4: every moment, one client each; nothing hangs, every retry succeeds."""
+    cells = [cell for cell in some_cells() if cell.death == death]
+
+    assert {cell.moment for cell in cells} == set(MOMENTS)
+    assert complaints(lab, cells) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_no_cell_of_the_whole_matrix_hangs_or_leaves_anything(lab: Lab) -> None:
+    """N4, N5, N18, I1, I4: every client in every moment with every death."""
+    assert complaints(lab, list(all_cells())) == {}
