@@ -193,6 +193,30 @@ def test_a_step_that_does_not_show_what_it_claims_fails_it(
     assert "Every step" not in theatre.text
 
 
+ORPHANS = """
+import subprocess
+from lab.demo import descendants
+descendants.adopt_orphans()
+orphan = subprocess.run(["sh", "-c", "sleep 1000 >&2 & echo $!"], stdout=subprocess.PIPE, text=True)
+print(orphan.stdout, flush=True)
+descendants.end_all()
+"""
+
+
+def test_what_was_orphaned_while_it_was_interrupted_is_ended_too() -> None:
+    """Issue 3, 6: a signal may come when a host was started and nobody knows of it yet."""
+    done = subprocess.run(
+        [sys.executable, "-c", ORPHANS],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT / "tests")},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
+
+    assert not Path("/proc", done.stdout.strip()).exists()
+
+
 def test_missing_programs_are_named_with_what_to_type(tmp_path: Path) -> None:
     """A machine that has the command line, and neither clients nor a registry."""
     if os.geteuid() != 0:
