@@ -23,6 +23,7 @@ from lab.dockerd import DOCKER
 from lab.image import LAYOUT_TAG, build
 
 RAW = Path(__file__).with_name("raw.py")
+AGAIN_S = 0.2
 PUSHED_BYTES = 24 << 20
 NEIGHBOUR = "eu.gcr.io"
 OTHER_NAME = "www.example.org"
@@ -51,13 +52,13 @@ class InFlight(Protocol):
 class RawInFlight:
     """A raw client at its moment."""
 
-    def __init__(self, node: Node, moment: str, host: str) -> None:
+    def __init__(self, node: Node, moment: str, host: str, *, listen_s: float = 0) -> None:
         self._node = node
         self._arguments = [sys.executable, "-P", str(RAW), moment, host]
-        self._process = self._start()
+        self._process = self._start(listen_s)
 
-    def _start(self) -> Process:
-        process = self._node.spawn(self._arguments, log="raw")
+    def _start(self, listen_s: float) -> Process:
+        process = self._node.spawn([*self._arguments, str(listen_s)], log="raw")
         until(lambda: "ready" in process.log or not process.running, "the raw client's moment")
         return process
 
@@ -65,7 +66,7 @@ class RawInFlight:
         return _told(self._process, timeout_s)
 
     def again(self) -> bool:
-        return _told(self._start(), 20).well
+        return _told(self._start(AGAIN_S), 20).well
 
 
 def _told(process: Process, timeout_s: float) -> End:

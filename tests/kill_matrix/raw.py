@@ -1,7 +1,7 @@
 """Raw clients for the moments that no real client can be stopped at: one connection or query each.
 
-Runs on the node as a file of its own: `raw.py dns|handshake|splice HOST`. Prints `ready` when its moment has
-come, then `{"well": ..., "how": ..., "at": ...}`; `at` is the monotonic clock, which hosts share.
+Runs on the node as a file of its own: `raw.py dns|handshake|splice HOST SECONDS`. Prints `ready` in time,
+then `{"well": ..., "how": ..., "at": ...}`; `at` is the monotonic clock, which hosts share.
 """
 
 import json
@@ -17,12 +17,17 @@ from typing import TypeVar
 
 T = TypeVar("T")
 PATIENCE_S = 1.0  # of the client in its handshake, before it goes on with it
-DRIPS_S = 5.0
 
 
 def main() -> None:
-    moment, host = sys.argv[1:]
-    well, how = {"dns": ask, "handshake": shake_hands, "splice": listen}[moment](host)
+    moment, host, listen_s = sys.argv[1:]
+    match moment:
+        case "dns":
+            well, how = ask(host)
+        case "handshake":
+            well, how = shake_hands(host)
+        case _:
+            well, how = listen(host, float(listen_s))
     tell(json.dumps({"well": well, "how": how, "at": time.monotonic()}))
 
 
@@ -103,12 +108,12 @@ def speak(sock: socket.socket, coming: ssl.MemoryBIO, going: ssl.MemoryBIO, act:
         coming.write(data)
 
 
-def listen(host: str) -> tuple[bool, str]:
+def listen(host: str, for_s: float) -> tuple[bool, str]:
     """Somebody else's protocol on a steered address: a stream that drips."""
     began = None
     with socket.create_connection((host, 443), timeout=20) as sock:
         sock.sendall(b"hello\n")
-        while began is None or time.monotonic() < began + DRIPS_S:
+        while began is None or time.monotonic() < began + for_s:
             try:
                 data = sock.recv(4096)
             except OSError as error:

@@ -31,7 +31,7 @@ from .in_flight import (
 
 REAPER = Path(__file__).with_name("reaper.py")
 COLD = Recipe(name="matrix-cold", layers=(40 << 20, 1000), with_busybox=False)
-WARM = Recipe(name="matrix-warm", layers=(150 << 20, 1000), with_busybox=False)
+WARM = Recipe(name="matrix-warm", layers=(100 << 20, 1000), with_busybox=False)
 ORIGIN_BYTES_PER_S = 20_000_000
 MIDDLE_BYTES = 8_000_000
 FORGET_THE_CACHE = "rm -rf /var/lib/tidegate/blobs /var/lib/tidegate/partial /var/lib/tidegate/index.sqlite*"
@@ -117,11 +117,12 @@ class Stage:
             case "TLS handshake":
                 return RawInFlight(node, "handshake", REGISTRY_HOST), arguments
             case "splice":
-                arguments["watch_s"] = 4.5 if cell.death == "SIGSTOP" else 2.0
-                return RawInFlight(node, "splice", NEIGHBOUR), arguments
+                watch_s = LEASE_S + 1.5 if cell.death == "SIGSTOP" else 1.5
+                in_flight = RawInFlight(node, "splice", NEIGHBOUR, listen_s=watch_s + 1)
+                return in_flight, arguments | {"watch_s": watch_s}
             case "push":
-                in_flight = PushInFlight(node, cell.client, self._registry)
-                return in_flight, arguments | {"bytes": MIDDLE_BYTES, "direction": "received"}
+                pushing = PushInFlight(node, cell.client, self._registry)
+                return pushing, arguments | {"bytes": MIDDLE_BYTES, "direction": "received"}
             case "cold layer" | "warm layer":
                 reference, image = self._image(cell.moment)
                 if cell.moment == "warm layer":
