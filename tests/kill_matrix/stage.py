@@ -34,6 +34,13 @@ COLD = Recipe(name="matrix-cold", layers=(40 << 20, 1000), with_busybox=False)
 WARM = Recipe(name="matrix-warm", layers=(100 << 20, 1000), with_busybox=False)
 ORIGIN_BYTES_PER_S = 20_000_000
 MIDDLE_BYTES = 8_000_000
+KNOCK_S: dict[Death, float] = {
+    "SIGKILL": 0.5,
+    "SIGSTOP": LEASE_S + 1.2,
+    "SIGTERM": 2.0,  # the agent withdraws by itself, when it gets a turn
+    "supervisor killed": 2.0,
+    "both killed": 0.5,
+}
 FORGET_THE_CACHE = "rm -rf /var/lib/tidegate/blobs /var/lib/tidegate/partial /var/lib/tidegate/index.sqlite*"
 
 
@@ -106,7 +113,7 @@ class Stage:
             "within_s": 20,
             "kill": kills,
             "address": self._address,
-            "knock_s": LEASE_S + 1.2 if cell.death == "SIGSTOP" else 0.5,
+            "knock_s": KNOCK_S[cell.death],
             "watch_s": 8.0,
         }
         node = self._node
