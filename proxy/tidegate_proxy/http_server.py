@@ -123,7 +123,7 @@ class HttpServer:
             Served(
                 site=site,
                 method=head.method,
-                path=head.target,
+                path=head.target.partition("?")[0],
                 status=answer.status,
                 cache=answer.cache,
                 kind=answer.kind,
