@@ -40,14 +40,15 @@ Deaths: SIGKILL and SIGSTOP meet the agent (its supervisor then starts another),
 passes it on; *supervisor killed* makes the agent end in order by itself; *both killed* leaves nobody but the
 kernel to clean up.
 
-Bounds, which `tests/netns/test_kill_matrix.py` holds every cell to: no connection hangs longer than the lease and
-a second (4 s), what is in flight at a SIGTERM ends well, every retry succeeds, nothing is left behind.
+Bounds, which `tests/netns/test_kill_matrix.py` holds every cell to: no connection hangs longer than the lease
+and a second (4 s), what is in flight at a SIGTERM ends well, every retry succeeds, nothing is left behind.
 
 - A pull or push that *ended well* although its connection ended was taken up again by the client itself; the
   time includes the client's own pauses (dockerd's is 5 s) and the rest of the transfer.
 - A query that the agent had forwarded when it died is lost with it, as a datagram may be: the stub here asks
   again after 2 s, glibc and Go after 5 s. A client that fails after 5 s although its connection was let go at
-  once had such a look-up in flight. Queries unread in a hang are told SERVFAIL at the lease's end.
+  once probably had such a look-up in flight (inferred from the time, not traced).
+  Queries unread in a hang are told SERVFAIL at the lease's end.
 """
 
 
