@@ -41,12 +41,31 @@ LINES_OF_A_LOG = 15
 LAB_TEST = ("sudo script/test tests/netns/test_lab.py", "says whether the lab works on this machine")
 
 
-class Stopped(BaseException):
-    """Somebody wants the demo to end: not an error, so nothing on the way handles it as one."""
+class Stopped(SystemExit):
+    """Somebody wants the demo to end: not an error, so nothing on the way handles it as one.
+
+    A SystemExit, because asyncio (in pyroute2) keeps what else is raised in one of its callbacks to itself.
+    """
 
     def __init__(self, number: int):
-        super().__init__(number)
+        super().__init__(128 + number)
         self.number = number
+
+
+class Interruption:
+    """The first signal that asked for the end, also when what it raised was lost on the way."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def catch(self, number: int, frame: FrameType | None) -> None:
+        _ignore_signals()
+        self._number = number
+        self.check()
+
+    def check(self) -> None:
+        if self._number:
+            raise Stopped(self._number)
 
 
 class SceneFailed(Exception):
@@ -80,18 +99,21 @@ def main() -> int:
 
 def _alone(narrator: Narrator, settings: Sequence[str]) -> int:
     """Perform, and end every process of it in whichever way it went."""
+    interruption = Interruption()
     try:
         descendants.adopt_orphans()
         os.register_at_fork(after_in_child=_let_go)
         for number in SIGNALS:
-            signal.signal(number, _stop)
-        return _perform(narrator, settings)
+            signal.signal(number, interruption.catch)
+        code = _perform(narrator, settings, interruption)
+        interruption.check()
+        return code
     finally:
         _ignore_signals()
         descendants.end_all()
 
 
-def _perform(narrator: Narrator, settings: Sequence[str]) -> int:
+def _perform(narrator: Narrator, settings: Sequence[str], interruption: Interruption) -> int:
     narrator.prologue()
     begun = time.monotonic()
     try:
@@ -100,6 +122,7 @@ def _perform(narrator: Narrator, settings: Sequence[str]) -> int:
             narrator.ready(stage, time.monotonic() - begun)
             try:
                 for number, scene in enumerate(SCENES, 1):
+                    interruption.check()
                     _play(narrator, stage, number, scene)
             except SceneFailed as failed:
                 _tell(narrator, stage, failed)
@@ -145,11 +168,6 @@ def _unable() -> str:
             f"  apt install --no-install-recommends {' '.join(packages)}\n"
         )
     return ""
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    _ignore_signals()
-    raise Stopped(number)
 
 
 def _ignore_signals() -> None:

@@ -1,5 +1,7 @@
 """The demo: without a checkout it says what to type; a scene passes only when all its witnesses agree."""
 
+import asyncio
+import signal
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab.demo import evidence
+from lab.demo.__main__ import SIGNALS, Interruption, Stopped
 from lab.demo.evidence import Cache, Claim, Origin, Remains, Wanted
 from tidegate_agent.demo import play
 from tidegate_core.errors import TidegateError
@@ -32,6 +35,34 @@ def test_without_a_checkout_it_says_that_it_needs_one_and_what_to_type(tmp_path:
 
     assert "only the source checkout has" in raised.value.cause
     assert "script/demo" in raised.value.next_step
+
+
+def test_without_the_labs_packages_it_names_them_and_what_to_type() -> None:
+    """The checkout is there, and was installed for the agent alone."""
+    with pytest.raises(TidegateError) as raised:
+        play([], needs=["json", "a_module_that_nobody_has"])
+
+    assert raised.value.cause.endswith("not installed: a_module_that_nobody_has")
+    assert raised.value.next_step.endswith("/script/demo")
+
+
+def test_a_signal_ends_the_demo_also_out_of_an_asyncio_callback() -> None:
+    """Issue 3, 6: SIGTERM arrives while pyroute2 runs its loop, which keeps most exceptions to itself."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    interruption = Interruption()
+    loop = asyncio.new_event_loop()
+    try:
+        loop.call_soon(interruption.catch, signal.SIGTERM, None)
+        with pytest.raises(Stopped) as at_once:
+            loop.run_until_complete(asyncio.sleep(0))
+        with pytest.raises(Stopped) as later:
+            interruption.check()
+    finally:
+        loop.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    assert (at_once.value.number, later.value.number) == (signal.SIGTERM, signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
