@@ -54,7 +54,7 @@ def test_a_signal_ends_the_demo_also_out_of_an_asyncio_callback() -> None:
     try:
         loop.call_soon(interruption.catch, signal.SIGTERM, None)
         with pytest.raises(Stopped) as at_once:
-            loop.run_until_complete(asyncio.sleep(0))
+            loop.run_forever()
         with pytest.raises(Stopped) as later:
             interruption.check()
     finally:
