@@ -93,7 +93,7 @@ disable_new() {
     done
 }
 
-# need_python [EXTRA]: the virtual environment, with the project in it, again only when pyproject.toml changed.
+# need_python [EXTRA]: the virtual environment, with the project in it, again only when that changed.
 need_python() {
     local extra=${1:-} stamp wanted
     command -v python3 >/dev/null || need_packages python3
@@ -104,7 +104,8 @@ need_python() {
         say "making $venv"
         python3 -m venv --clear "$venv" || die "$venv could not be made"
     fi
-    wanted=$(sha256sum <"$checkout/pyproject.toml")
+    # What pip reads stands above the linters' part.
+    wanted=$(sed '/^\[tool\.ruff\]/,$d' "$checkout/pyproject.toml" | sha256sum)
     for stamp in "$venv/.installed-$extra" "$venv/.installed-test"; do
         [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || return 0
     done
