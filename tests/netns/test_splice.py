@@ -331,7 +331,7 @@ def test_what_lingers_leaves_the_successors_keeper_alone(node: Node, stream: Ope
         successor = start_agent(node)
         old.close()
         process.wait(10)
-        assert KEEPER in tables(node)
+        assert any(table.startswith(KEEPER) for table in tables(node)), "the successor has one of its own"
         assert successor.stop() == 0
 
     assert tables(node) == []

@@ -603,6 +603,7 @@ def test_the_keeper_stays_while_one_of_two_processes_holds_it(node: Namespace, a
     agent.steer((REGISTRY4, 443, 60))
     sharing = agent.do("share_the_keeper", None)
     agent.kill()
+    until(lambda: "tidegate" not in table_names(node), "what steers goes with the agent")
     held = table_names(node)
     os.kill(sharing, signal.SIGKILL)
     until(lambda: table_names(node) == [], "the keeper goes with its last holder")
