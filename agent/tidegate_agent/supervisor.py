@@ -96,13 +96,15 @@ def supervise(
     """
     pace = _Pace(lease_s, start_s, stop_s, backoff_s, backoff_max_s, crashes, crash_window_s)
     with _Signals() as signals:
+        supervisor = _Supervisor(run, signals, pace, cleanup, notify, tell)
         try:
-            return _Supervisor(run, signals, pace, cleanup, notify, tell).until_the_end()
+            return supervisor.until_the_end()
         finally:
-            try:
-                cleanup()
-            except Exception as error:  # noqa: BLE001 (whatever it is, the agent's exit code says more)
-                tell(f"could not clean up: {error}")
+            if not supervisor.lingering:  # else the agent cleans up at its own end
+                try:
+                    cleanup()
+                except Exception as error:  # noqa: BLE001 (whatever it is, the agent's exit code says more)
+                    tell(f"could not clean up: {error}")
 
 
 class _Signals:
@@ -166,7 +168,7 @@ class _Supervisor:
         self._child = 0
         self._lent: list[socket.socket] = []
         self._ever_ready = False
-        self._lingering = False
+        self.lingering = False
         self._stop_by: float | None = None
 
     def until_the_end(self) -> int:
@@ -179,7 +181,7 @@ class _Supervisor:
             code = self._one_life()
             self._obey(self._signals.take())
             now = time.monotonic()
-            if self._lingering or self._stop_by is not None or code == 0 or not self._ever_ready:
+            if self.lingering or self._stop_by is not None or code == 0 or not self._ever_ready:
                 return code if code >= 0 else 128 - code
             ends.append(now)
             if len(ends) == pace.crashes and now - ends[0] <= pace.crash_window:
@@ -242,7 +244,7 @@ class _Supervisor:
                 silent_s, allowed_s = 0.0, lease_s + _CLOCK_TICK_S
                 if _LINGERING in heard:
                     self._tell(f"process {self._child} goes on alone for the connections of others")
-                    self._lingering = True
+                    self.lingering = True
                     return 0
                 if _READY in heard and not self._ever_ready:
                     self._ever_ready = True

@@ -275,5 +275,5 @@ def test_an_agent_that_lingers_is_let_go_and_cleans_up_by_itself(supervised: Sta
 
     assert scenario.end() == 0
     assert scenario.lines[-2:] == ["agent alone", "clean-up by agent"]
-    assert "clean-up by supervisor" in scenario.lines
+    assert "clean-up by supervisor" not in scenario.lines
     assert sum(line.startswith("life") for line in scenario.lines) == 1
