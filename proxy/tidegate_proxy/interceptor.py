@@ -18,11 +18,12 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address
-from typing import assert_never, cast
+from typing import assert_never
 
 from tidegate_proxy.authority import PROBE_HOST
 from tidegate_proxy.client_hello import ClientHello, NotTls
 from tidegate_proxy.endpoint import Endpoint
+from tidegate_proxy.intercepted import Intercepted
 from tidegate_proxy.peek import Unheard, peek_hello
 from tidegate_proxy.splice import CHUNK_BYTES, reset, splice
 
@@ -115,7 +116,7 @@ class Interceptor:
         self._ours: frozenset[Endpoint] = frozenset()
         self._tasks: set[asyncio.Task[None]] = set()
         self._splicing: set[asyncio.Task[None]] = set()
-        self._intercepted: set[_Intercepted] = set()
+        self._intercepted: set[Intercepted] = set()
         self._watching = False
         self._stopped = asyncio.Event()
         self._quiet = asyncio.Event()
@@ -309,7 +310,7 @@ class Interceptor:
 
     async def _intercept(self, sock: socket.socket, interception: "_Interception") -> None:
         arrival = interception.arrival
-        connection = _Intercepted(interception.protocol, ended=self._connection_lost)
+        connection = Intercepted(interception.protocol, ended=self._connection_lost)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: connection,
@@ -325,7 +326,7 @@ class Interceptor:
         if not connection.lost:
             self._intercepted.add(connection)
 
-    def _connection_lost(self, connection: "_Intercepted") -> None:
+    def _connection_lost(self, connection: "Intercepted") -> None:
         if connection in self._intercepted:
             self._intercepted.remove(connection)
             self._ended()
@@ -350,50 +351,6 @@ class _Interception:
     arrival: Arrival
     context: ssl.SSLContext
     protocol: asyncio.Protocol
-
-
-class _Intercepted(asyncio.Protocol):
-    """Passes everything on to the HTTP protocol, and tells when the connection ended."""
-
-    __slots__ = ("_ended", "_protocol", "_transport", "lost")
-
-    def __init__(self, protocol: asyncio.Protocol, *, ended: "Callable[[_Intercepted], None]") -> None:
-        self._protocol = protocol
-        self._ended = ended
-        self._transport: asyncio.Transport | None = None
-        self.lost = False
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not an isinstance check: uvloop's TLS transport has the methods but not the base class.
-        self._transport = cast(asyncio.Transport, transport)
-        # The handshake ends with the client's word and we send no tickets, so nothing carries our ACK: a
-        # client with Nagle's algorithm (all but Go's) would hold its request back for it, 40 ms.
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-        self._protocol.connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._protocol.data_received(data)
-
-    def eof_received(self) -> bool | None:
-        return self._protocol.eof_received()
-
-    def pause_writing(self) -> None:
-        self._protocol.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._protocol.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = True
-        try:
-            if self._transport is not None:
-                self._protocol.connection_lost(exc)
-        finally:
-            self._ended(self)
 
 
 def _endpoint(name: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
