@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from tidegate_proxy.byte_range import From, parse_content_range
+from tidegate_proxy.headers import content_length
 from tidegate_proxy.origin import OriginBroken, OriginRefused, OriginUnreachable
 from tidegate_proxy.requester import Requester
 from tidegate_proxy.upstream import UpstreamBroken, UpstreamResponse, UpstreamUnreachable
@@ -58,8 +59,7 @@ class BlobBody:
             return None
         media_type = headers.get("Content-Type")
         if response.status == 200:
-            length = headers.get("Content-Length", "")
-            size_bytes = int(length) if length.isascii() and length.isdigit() else None
+            size_bytes = content_length(headers)
             return cls(response=response, first=0, size_bytes=size_bytes, media_type=media_type)
         if response.status != 206:
             return None

@@ -31,6 +31,12 @@ def end_to_end(fields: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
     return CIMultiDict((name, value) for name, value in kept if name.lower() not in _HOP_BY_HOP | named)
 
 
+def content_length(fields: Mapping[str, str]) -> int | None:
+    """What Content-Length promises, None when it is absent or malformed (RFC 9110, 8.6)."""
+    length = fields.get("Content-Length", "")
+    return int(length) if length.isascii() and length.isdigit() else None
+
+
 _DESCRIPTIVE = frozenset(
     {"content-length", "content-type", "docker-content-digest", "docker-distribution-api-version", "etag"}
 )

@@ -15,7 +15,6 @@ from typing import cast
 
 from tidegate_proxy.answer import Answer
 from tidegate_proxy.hot_manifests import ReadyAnswer
-from tidegate_proxy.site import Site
 
 MAX_HEAD_BYTES = 16 * 1024
 _METHODS = frozenset({b"GET", b"HEAD"})
@@ -198,11 +197,3 @@ def _constant_part(answer: Answer) -> bytes:
         *(f"{name}: {value}" for name, value in answer.labelled().items()),
     ]
     return ("\r\n".join(lines) + "\r\n").encode("latin-1")
-
-
-def serves(site: Site | None, head: PlainHead) -> bool:
-    """Whether the Host field names the site that the connection is for."""
-    if site is None:
-        return False
-    name, _, port = head.host.partition(":")
-    return name.lower() == site.host and (not port or port == str(site.port))

@@ -21,7 +21,7 @@ from multidict import CIMultiDict
 from tidegate_proxy.answer import Answer, Cache, Incoming, Kind
 from tidegate_proxy.crash_journal import CrashedTwice, CrashJournal, name_of
 from tidegate_proxy.hot_manifests import ReadyAnswer
-from tidegate_proxy.hot_path import HotConnection, PlainHead, WireForm, serves
+from tidegate_proxy.hot_path import HotConnection, PlainHead, WireForm
 from tidegate_proxy.interceptor import Arrival
 from tidegate_proxy.oci_error import OciError
 from tidegate_proxy.site import Site
@@ -104,7 +104,7 @@ class HttpServer:
         self._server.pre_shutdown()
 
     def _at_hand(self, site: Site | None, head: PlainHead) -> bytes | None:
-        if site is None or not serves(site, head):
+        if site is None or not site.is_named_by(head.host):
             return None
         name = name_of(head.method, site.host, head.target)
         if self._journal.crashed_twice(name):
@@ -154,7 +154,7 @@ class HttpServer:
         site = self._site_of(arrival)
         if arrival.sni == self._probe_host:
             return web.Response(text="tidegate\n")
-        if site is None or not _host_agrees(request.headers.get("Host", ""), arrival):
+        if site is None or not site.is_named_by(request.headers.get("Host", "")):
             return web.Response(status=421, text=f"this connection is for {arrival.sni}\n")
         if request.headers.get("Expect", "").lower() == "100-continue":
             await _transmit(request, b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -364,11 +364,6 @@ async def _prepared(request: web.BaseRequest, answer: Answer) -> web.StreamRespo
 async def _transmit(request: web.BaseRequest, raw: bytes) -> None:
     writer: AbstractStreamWriter = request.writer
     await writer.write(raw)
-
-
-def _host_agrees(host: str, arrival: Arrival) -> bool:
-    name, _, port = host.rpartition(":") if ":" in host else (host, "", "")
-    return name.lower().rstrip(".") == arrival.sni and (not port or port == str(arrival.original.port))
 
 
 def _unavailable(error: BaseException) -> Answer:

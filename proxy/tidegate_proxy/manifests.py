@@ -22,9 +22,8 @@ from tidegate_proxy.index import Index, TagVariant
 from tidegate_proxy.request_path import ManifestByDigest, ManifestByTag
 from tidegate_proxy.requester import Requester
 from tidegate_proxy.store import Store
-from tidegate_proxy.upstream import UpstreamBroken, UpstreamResponse, UpstreamUnreachable
+from tidegate_proxy.upstream import FAILING, UpstreamBroken, UpstreamResponse, UpstreamUnreachable
 
-_FAILING = frozenset({429, 500, 502, 503, 504})
 _GONE = frozenset({404, 410})
 _MAX_ANNOUNCED = 1024
 
@@ -110,7 +109,7 @@ class Manifests:
         digest = _claimed_digest(response)
         if response.status in _GONE and await self._is_gone(incoming, requester):
             await self._index.drop_tag(requester.site.registry, str(request.repository), str(request.tag))
-        if response.status in _FAILING:
+        if response.status in FAILING:
             raise _Failing
         if response.status != 200:
             raise NotServed
@@ -175,7 +174,7 @@ class Manifests:
         Raises NotServed for anything else than a 200 with it, DigestMismatch for other bytes than expected.
         """
         try:
-            if response.status in _FAILING:
+            if response.status in FAILING:
                 raise _Failing
             if response.status != 200 or response.headers.get("Content-Encoding"):
                 raise NotServed

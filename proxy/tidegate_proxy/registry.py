@@ -15,6 +15,7 @@ from tidegate_proxy.anonymous import Anonymous
 from tidegate_proxy.answer import Answer, Cache, Incoming, Kind
 from tidegate_proxy.blobs import Blobs
 from tidegate_proxy.digest import Digest
+from tidegate_proxy.headers import content_length
 from tidegate_proxy.hot_manifests import ReadyAnswer
 from tidegate_proxy.index import Index
 from tidegate_proxy.manifests import Manifests, NotServed
@@ -37,10 +38,8 @@ from tidegate_proxy.request_path import (
 )
 from tidegate_proxy.requester import Requester
 from tidegate_proxy.site import Site
-from tidegate_proxy.upstream import Upstream, UpstreamUnreachable
+from tidegate_proxy.upstream import FAILING, Upstream, UpstreamUnreachable
 from tidegate_proxy.verified import verified
-
-_FAILING = frozenset({429, 500, 502, 503, 504})
 
 
 class RegistryService:
@@ -111,7 +110,7 @@ class RegistryService:
         return Answer(
             status=answer.status,
             headers=answer.headers,
-            body=verified(answer.body, digest, _length_of(answer)),
+            body=verified(answer.body, digest, content_length(answer.headers)),
             cache=answer.cache,
             kind=answer.kind,
         )
@@ -126,7 +125,7 @@ class RegistryService:
             answer = await pass_through(self._upstream, incoming, patience_s=self._patience_s)
         except UpstreamUnreachable:
             return _dark_ping()
-        return _dark_ping() if answer.status in _FAILING else answer
+        return _dark_ping() if answer.status in FAILING else answer
 
     async def _read(self, incoming: Incoming, request: ManifestByTag | ManifestByDigest | Blob) -> Answer:
         repository = request.repository
@@ -170,7 +169,7 @@ class RegistryService:
             answer = await self._blobs.described(incoming, requester, patience_s=self._patience_s)
         except (UpstreamUnreachable, OriginRefused):
             return stored
-        return stored if answer.status in _FAILING or answer.status == 200 else answer
+        return stored if answer.status in FAILING or answer.status == 200 else answer
 
     async def _write(self, incoming: Incoming, request: Write) -> Answer:
         answer = await self.pass_through(incoming)
@@ -205,8 +204,3 @@ def _kind_of(request: Request | None) -> Kind:
 
 def _digest_of(request: Request | None) -> Digest | None:
     return request.digest if isinstance(request, ManifestByDigest | Blob) else None
-
-
-def _length_of(answer: Answer) -> int | None:
-    length = answer.headers.get("Content-Length", "")
-    return int(length) if length.isascii() and length.isdigit() else None

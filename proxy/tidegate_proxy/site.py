@@ -41,6 +41,11 @@ class Site:
         """`scheme://host[:port]` (RFC 6454)."""
         return f"{self.scheme}://{self.authority}"
 
+    def is_named_by(self, host: str) -> bool:
+        """Whether a Host field names this site: its name in any case, its port or none."""
+        name, _, port = host.rpartition(":") if ":" in host else (host, "", "")
+        return name.lower().rstrip(".") == self.host and (not port or port == str(self.port))
+
 
 class Registries:
     """The configured registries, looked up by the host and port that a client addressed."""

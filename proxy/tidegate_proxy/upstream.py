@@ -12,6 +12,9 @@ from multidict import CIMultiDictProxy
 from tidegate_core.errors import TidegateError
 from tidegate_proxy.site import Site
 
+FAILING = frozenset({429, 500, 502, 503, 504})
+"""Answers that say nothing about what was asked for: what is cached is better than any of them."""
+
 
 class UpstreamUnreachable(TidegateError):
     """No HTTP answer could be had: the name does not resolve, nobody listens, TLS fails, or time ran out."""
