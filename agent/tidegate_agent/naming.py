@@ -85,9 +85,9 @@ class Naming:
         await self._responder.open(self.resolvers)
 
     def steer(self) -> None:
-        """Send the host's look-ups here; raises SteeringFailed."""
+        """Send the host's look-ups of steered names here; raises SteeringFailed."""
         self._lend(self._responder.udp_sockets)
-        self._steering.steer_dns(self._responder.udp_ports, self._responder.tcp_port)
+        self._steering.steer_dns(self._responder.udp_ports, self._responder.tcp_port, self._zone)
 
     def tend(self) -> None:
         """Keep or forget steered addresses; raises SteeringFailed."""

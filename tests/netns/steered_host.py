@@ -18,17 +18,22 @@ from typing import Any
 
 from tidegate_agent.steering import ByMark, ByUid, Keeper, NftSteering
 from tidegate_core.errors import TidegateError
+from tidegate_dns.zone import Zone
 from tidegate_proxy.endpoint import Endpoint
 
 
 class Echo(asyncio.DatagramProtocol):
-    """Answers each query with itself after `agent:`."""
+    """Answers each query with `agent`, the port that it came from, and itself."""
+
+    def __init__(self) -> None:
+        self.heard = 0
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        self.transport.sendto(b"agent:" + data, addr)
+        self.heard += 1
+        self.transport.sendto(f"agent {addr[1]} ".encode() + data, addr)
 
 
 class Host:
@@ -40,6 +45,8 @@ class Host:
         self.keeper = Keeper()
         self.steering = NftSteering(port=port, keeper=self.keeper, lease_s=lease_s, exemption=exemption)
         self.renewing = False
+        self.zone = Zone.of(())
+        self.echoes: list[Echo] = []
         self.writers: list[asyncio.StreamWriter] = []
 
     async def listen(self) -> None:
@@ -80,12 +87,13 @@ class Host:
         udp = {}
         for resolver in resolvers:
             local = "127.0.0.1" if ip_address(resolver).version == 4 else "::1"
-            transport, _ = await loop.create_datagram_endpoint(Echo, local_addr=(local, 0))
+            transport, echo = await loop.create_datagram_endpoint(Echo, local_addr=(local, 0))
+            self.echoes.append(echo)
             udp[ip_address(resolver)] = transport.get_extra_info("sockname")[1]
         tcp = await asyncio.start_server(self.greet, "127.0.0.1", 0)
         tcp_port = tcp.sockets[0].getsockname()[1]
         await asyncio.start_server(self.greet, "::1", tcp_port)
-        self.steering.steer_dns(udp, tcp_port)
+        self.steering.steer_dns(udp, tcp_port, self.zone)
 
     async def obey(self, do: str, given: Any) -> Any:
         steering = self.steering
@@ -94,8 +102,12 @@ class Host:
                 steering.add([(Endpoint.of(address, port), ttl_s) for address, port, ttl_s in given])
             case "remove":
                 steering.remove([Endpoint.of(address, port) for address, port in given])
+            case "names":
+                self.zone = Zone.of(given)
             case "steer_dns":
                 await self.responder(given)
+            case "heard":
+                return sum(echo.heard for echo in self.echoes)
             case "renewing":
                 self.renewing = given
             case "addresses":

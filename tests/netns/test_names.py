@@ -6,6 +6,7 @@ Answers are compared as raw bytes, through the real rules and a real resolver wh
 from __future__ import annotations
 
 import json
+import re
 import struct
 from ipaddress import IPv4Address, IPv6Address
 
@@ -35,6 +36,14 @@ def ask(resolver, transport, queries):
     kind = socket.SOCK_STREAM if transport == "tcp" else socket.SOCK_DGRAM
     with socket.socket(family, kind) as sock:
         sock.settimeout(5)
+        if transport.isdigit():  # the responder's own port: what comes back bears the resolver's address
+            answers = []
+            for query in queries:
+                sock.sendto(query, ("::1" if family == socket.AF_INET6 else "127.0.0.1", int(transport)))
+                answer, told_by = sock.recvfrom(65535)
+                assert told_by[:2] == (resolver, 53), told_by
+                answers.append(answer)
+            return answers
         sock.connect((resolver, 53))
         if transport == "tcp":
             sock.sendall(b"".join(struct.pack(">H", len(query)) + query for query in queries))
@@ -86,17 +95,39 @@ OTHER_NAMES = {
     "mixed case": query("wWw.eXample.ORG"),
     "HTTPS": query(HOST, "HTTPS"),
     "PTR": query("99.113.0.203.in-addr.arpa", "PTR"),
-    "a name like a steered one": query("registry-1.docker.io.example.org"),
     "below a steered one": query("deep.registry-1.docker.io"),
     "above a steered one": query("docker.io", "TXT"),
 }
 
+ALIAS = "registry-1.docket.example.org"
+LIKE_STEERED = {
+    "A": query(ALIAS),
+    "AAAA": query(ALIAS, "AAAA", edns=COOKIE),
+    "mixed case": query("rEgIsTrY-1.dOcKeT.eXaMpLe.OrG"),
+    "NODATA": query(ALIAS, "MX", edns=DNSSEC_OK),
+    "NXDOMAIN": query("registry-1.docker.io.example.org"),
+}
+"""The rules compare as much of these as of registry-1.docker.io, and cannot tell them apart."""
+
 
 def asked(node: Node, *questions: tuple[str, str, list[bytes]]) -> list[list[bytes]]:
-    """The raw answers to (resolver, transport, queries): TCP queries go down one connection, pipelined."""
+    """The raw answers to (resolver, transport, queries): TCP queries go down one connection, pipelined.
+
+    A transport that is a port goes over UDP to that port of this host instead of the resolver.
+    """
     lines = [json.dumps([to, over, [each.hex() for each in queries]]) for to, over, queries in questions]
     printed = node.python(ASKER, *lines).or_raise().stdout.splitlines()
     return [[bytes.fromhex(answer) for answer in json.loads(line)] for line in printed]
+
+
+def responder_ports(node: Node) -> dict[str, str]:
+    """Where the responder hears each resolver's queries."""
+    rules = node.run(["nft", "list", "chain", "inet", "tidegate", "queries"]).or_raise().stdout
+    return dict(re.findall(r"daddr (\S+) udp dport 53 .* udp dport set (\d+)", rules))
+
+
+def forwarded(agent: Agent) -> float:
+    return agent.metrics()['tidegate_dns_queries_total{outcome="forwarded"}']
 
 
 def steered(node: Node) -> set[str]:
@@ -114,9 +145,15 @@ def steered(node: Node) -> set[str]:
 def dual_stack(lab: Lab, node: Node, resolver: Resolver) -> Resolver:
     """Names have AAAA records, one more registry has an address, and the node has two resolvers."""
     elsewhere: list[IPv4Address | IPv6Address] = [IPv4Address("203.0.113.99"), IPv6Address("2001:db8:cd::63")]
-    resolver.answer(dual_stack=True, records={WILD: elsewhere})
+    resolver.answer(dual_stack=True, records={WILD: elsewhere, ALIAS: elsewhere})
     node.use_resolvers(resolver.addresses)
     return resolver
+
+
+def questions(
+    resolver: Resolver, transport: str, queries: dict[str, bytes]
+) -> list[tuple[str, str, list[bytes]]]:
+    return [(str(address), transport, [each]) for address in resolver.addresses for each in queries.values()]
 
 
 def start_agent(node: Node) -> Agent:
@@ -127,24 +164,38 @@ def start_agent(node: Node) -> Agent:
 def test_other_names_resolve_to_the_same_bytes(node: Node, dual_stack: Resolver) -> None:
     """N13: over UDP and TCP, IPv4 and IPv6, what a resolver says of other names arrives untouched.
 
-    The agent's own count tells that the queries went through it.
+    The agent's own count tells that all queries over TCP went through it, and over UDP only those whose name
+    begins as a steered one does.
     """
-    questions = [
-        (str(address), transport, [query])
-        for address in dual_stack.addresses
+    direct = {
+        transport: asked(node, *questions(dual_stack, transport, OTHER_NAMES | LIKE_STEERED))
         for transport in ("udp", "tcp")
-        for query in OTHER_NAMES.values()
-    ]
-    direct = asked(node, *questions)
+    }
     agent = start_agent(node)
-    before = agent.metrics()['tidegate_dns_queries_total{outcome="forwarded"}']
 
-    through = asked(node, *questions)
+    for transport, taken in (("udp", LIKE_STEERED), ("tcp", OTHER_NAMES | LIKE_STEERED)):
+        before = forwarded(agent)
+        asking = questions(dual_stack, transport, OTHER_NAMES | LIKE_STEERED)
+        for question, told, expected in zip(asking, asked(node, *asking), direct[transport], strict=True):
+            assert told == expected, question
+        assert forwarded(agent) - before == len(questions(dual_stack, transport, taken))
 
-    for question, told, expected in zip(questions, through, direct, strict=True):
+
+def test_the_responder_forwards_every_question_that_reaches_it(node: Node, dual_stack: Resolver) -> None:
+    """N13: whatever a way of steering sends it; asked here at its own ports, past the rules."""
+    asking = questions(dual_stack, "udp", OTHER_NAMES | LIKE_STEERED)
+    direct = asked(node, *asking)
+    agent = start_agent(node)
+    ports = responder_ports(node)
+    assert set(ports) == {str(address) for address in dual_stack.addresses}
+    before = forwarded(agent)
+
+    through = asked(node, *((resolver, ports[resolver], queries) for resolver, _, queries in asking))
+
+    for question, told, expected in zip(asking, through, direct, strict=True):
         assert told == expected, question
-    after = agent.metrics()['tidegate_dns_queries_total{outcome="forwarded"}']
-    assert after - before >= len(questions)
+    assert forwarded(agent) - before == len(asking)
+    assert "203.0.113.99 . 443" not in steered(node)
 
 
 def test_the_answers_compared_are_of_every_kind(node: Node, dual_stack: Resolver) -> None:

@@ -11,11 +11,12 @@ import re
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ REGISTRY4, REGISTRY6 = "198.51.100.10", "2001:db8:1::10"
 NEIGHBOUR4 = "198.51.100.20"
 RESOLVER4, RESOLVER6 = "198.51.100.53", "2001:db8:1::53"
 PROBE = "127.0.0.74"
+STEERED = "registry-1.registry.example"
+NAMES = (STEERED, "a.b", "x.a-rather-long-host-name.example", "*.wild.example", "*.ab")
 NODE4, NODE4_SECOND, NODE6 = "198.51.100.1", "198.51.100.2", "2001:db8:1::1"
-SOURCES = [str(Path(__file__).parents[2] / part) for part in ("agent", "proxy", "core")]
+SOURCES = [str(Path(__file__).parents[2] / part) for part in ("agent", "dns", "proxy", "core")]
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 
@@ -93,16 +96,31 @@ class Namespace:
         except OSError:
             return ""
 
-    def ask(self, address: str, query: bytes = b"q") -> bytes:
+    def ask(self, address: str, query: bytes | None = None, *, timeout_s: float = 2) -> str:
+        """Who answers a query for STEERED, or this one; it saw the very query, from our own port."""
         with self.make_socket(address, socket.SOCK_DGRAM) as sock:
-            sock.sendto(query, (address, 53))
+            sock.settimeout(timeout_s)
+            sock.sendto(query or question(STEERED), (address, 53))
             answer, source = sock.recvfrom(512)
             assert source[:2] == (address, 53)
-            return answer
+            who, port, heard = answer.split(b" ", 2)
+            assert heard == (query or question(STEERED))
+            assert int(port) == sock.getsockname()[1]
+            return who.decode()
+
+
+def question(name: str, *, id_: int = 0x7A11, more: bytes = b"") -> bytes:
+    """A query for type A (RFC 1035 section 4.1), its letters as they are; `more` is an additional record."""
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    header = struct.pack("!6H", id_, 0x0100, 1, 0, 0, 1 if more else 0)
+    return header + labels + b"\0" + struct.pack("!2H", 1, 1) + more
 
 
 class World:
-    """The servers outside: TCP on 443, 444 and 53 says `world`, UDP on 53 echoes after `world:`."""
+    """The servers outside: TCP on 443, 444 and 53 says `world`.
+
+    UDP on 53 answers with `world`, the port that the query came from, and the query.
+    """
 
     def __init__(self, namespace: Namespace) -> None:
         with namespace.entered():
@@ -129,7 +147,7 @@ class World:
                 with contextlib.suppress(OSError):
                     if sock in self._udp:
                         query, client = sock.recvfrom(512)
-                        sock.sendto(b"world:" + query, client)
+                        sock.sendto(f"world {client[1]} ".encode() + query, client)
                     else:
                         connection, _ = sock.accept()
                         connection.sendall(b"world\n")
@@ -184,6 +202,10 @@ class Agent:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"do": do, "with": given}) + "\n")
         self.process.stdin.flush()
+
+    def steer_dns(self, *resolvers: str, names: Sequence[str] = NAMES) -> None:
+        self.do("names", names)
+        self.do("steer_dns", resolvers)
 
     def steer(self, *endpoints: tuple[str, int, float]) -> "Agent":
         self.do("open")
@@ -337,16 +359,16 @@ def test_nothing_is_steered_before_the_lease_is_taken_and_after_it_is_given_up(
     """I3: the rules stand, inactive, until the agent has proved itself; suspend ends them at once."""
     agent.do("open")
     agent.do("add", [(REGISTRY4, 443, 60)])
-    agent.do("steer_dns", [RESOLVER4])
+    agent.steer_dns(RESOLVER4)
     before = (node.greeting(REGISTRY4), node.ask(RESOLVER4))
     agent.do("activate")
     active = (node.greeting(REGISTRY4), node.ask(RESOLVER4))
     agent.do("suspend")
     agent.do("suspend")
 
-    assert before == ("world", b"world:q")
-    assert active == (f"agent {REGISTRY4}:443", b"agent:q")
-    assert (node.greeting(REGISTRY4), node.ask(RESOLVER4)) == ("world", b"world:q")
+    assert before == ("world", "world")
+    assert active == (f"agent {REGISTRY4}:443", "agent")
+    assert (node.greeting(REGISTRY4), node.ask(RESOLVER4)) == ("world", "world")
     agent.do("activate")
     assert node.greeting(REGISTRY4) == f"agent {REGISTRY4}:443"
 
@@ -379,7 +401,7 @@ def test_the_lease_outlasts_its_length_while_renewed_and_ends_when_renewals_stop
 def test_a_killed_agent_steers_nothing_a_moment_later(node: Namespace, agent: Agent) -> None:
     """N4, I1: the kernel takes the table away with its owner; new connections and queries go direct."""
     agent.steer((REGISTRY4, 443, 60), (REGISTRY6, 443, 60))
-    agent.do("steer_dns", [RESOLVER4, RESOLVER6])
+    agent.steer_dns(RESOLVER4, RESOLVER6)
     agent.kill()
     killed = time.monotonic()
     until(lambda: node.greeting(REGISTRY4, timeout_s=0.1) == "world", "direct again", every_s=0.001)
@@ -387,7 +409,7 @@ def test_a_killed_agent_steers_nothing_a_moment_later(node: Namespace, agent: Ag
 
     assert took_s < 0.25  # some milliseconds on a quiet machine
     assert node.greeting(REGISTRY6) == "world"
-    assert (node.ask(RESOLVER4), node.ask(RESOLVER6)) == (b"world:q", b"world:q")
+    assert (node.ask(RESOLVER4), node.ask(RESOLVER6)) == ("world", "world")
     until(lambda: table_names(node) == [], "the keeper goes too")
 
 
@@ -476,19 +498,22 @@ def test_queries_are_steered_for_every_socket_and_direct_again_after_death(
     """N2, N4: fresh sockets and older ones; the same 5-tuple goes direct at once after death."""
     older = node.make_socket(resolver, socket.SOCK_DGRAM)
     older.connect((resolver, 53))
-    older.send(b"before")
+    older.send(question(STEERED, id_=1))
     before = older.recv(100)
     agent.do("open")
     agent.do("activate")
-    agent.do("steer_dns", [resolver])
-    older.send(b"steered")
+    agent.steer_dns(resolver)
+    older.send(question(STEERED, id_=2))
     steered, fresh = older.recv(100), node.ask(resolver)
     agent.kill()
     agent.process.wait()
-    older.send(b"after")
+    older.send(question(STEERED, id_=3))
 
-    assert (before, steered, fresh) == (b"world:before", b"agent:steered", b"agent:q")
-    assert older.recv(100) == b"world:after"
+    own = older.getsockname()[1]
+    assert fresh == "agent"
+    assert before == f"world {own} ".encode() + question(STEERED, id_=1)
+    assert steered == f"agent {own} ".encode() + question(STEERED, id_=2)
+    assert older.recv(100) == f"world {own} ".encode() + question(STEERED, id_=3)
     older.close()
 
 
@@ -496,11 +521,11 @@ def test_queries_leave_no_trace_in_connection_tracking(node: Namespace, agent: A
     """N2: a busy resolver must not fill the host's table, nor leave 5-tuples pointing at us."""
     agent.do("open")
     agent.do("activate")
-    agent.do("steer_dns", [RESOLVER4, RESOLVER6])
+    agent.steer_dns(RESOLVER4, RESOLVER6)
     before = tracked(node)
     answers = {node.ask(resolver) for resolver in (RESOLVER4, RESOLVER6) for _ in range(20)}
 
-    assert answers == {b"agent:q"}
+    assert answers == {"agent"}
     assert tracked(node) <= before
 
 
@@ -508,22 +533,107 @@ def test_queries_of_exempt_sockets_and_for_other_resolvers_go_direct(node: Names
     """I5: the agent's own look-ups reach the real resolver."""
     agent.do("open")
     agent.do("activate")
-    agent.do("steer_dns", [RESOLVER4])
+    agent.steer_dns(RESOLVER4)
     marked = node.make_socket(RESOLVER4, socket.SOCK_DGRAM)
     marked.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 0x74)
-    marked.sendto(b"own", (RESOLVER4, 53))
+    marked.sendto(question(STEERED), (RESOLVER4, 53))
 
-    assert marked.recv(100) == b"world:own"
-    assert node.ask(RESOLVER6) == b"world:q"
-    assert node.ask(RESOLVER4) == b"agent:q"
+    assert marked.recv(100).startswith(b"world ")
+    assert node.ask(RESOLVER6) == "world"
+    assert node.ask(RESOLVER4) == "agent"
     marked.close()
+
+
+EDNS = struct.pack("!BHHIH", 0, 41, 1232, 0x8000, 12) + b"\x00\x0a\x00\x08tidegate"
+"""An OPT record with DO and a cookie (RFC 6891, RFC 7873)."""
+
+STEERED_QUESTIONS = {
+    "exact": question(STEERED),
+    "mixed case": question("ReGiStRy-1.rEgIsTrY.eXaMpLe"),
+    "EDNS": question(STEERED.upper(), more=EDNS),
+    "short": question("a.B"),
+    "long": question("X.a-rather-LONG-host-name.example"),
+    "a wildcard's label of 1": question("1.WILD.example"),
+    "a wildcard's label of 63": question(f"{'Ab' * 31}c.wild.EXAMPLE", more=EDNS),
+    "a short parent": question("anything.aB"),
+    "a label that itself looks like a name": question("wild.ab"),
+    "only the compared octets are the same": question("registry-1.regis-ab.example.org"),
+}
+
+OTHER_QUESTIONS = {
+    "another name": question("www.example.org"),
+    "EDNS": question("www.example.org", more=EDNS),
+    "below a steered one": question(f"x.{STEERED}"),
+    "above a steered one": question("registry.example"),
+    "another first label": question("registry-2.registry.example"),
+    "two labels below": question("a.b.wild.example"),
+    "the parent": question("wild.example"),
+    "the parent, longer": question("x.wild.example.org"),
+    "shorter than what is compared": question("x"),
+    "the root": b"\x7a\x11\1\0\0\1\0\0\0\0\0\0\0\0\2\0\1",
+    "no DNS at all": b"q",
+}
+
+
+@pytest.mark.parametrize("resolver", [RESOLVER4, RESOLVER6])
+def test_steered_names_are_steered_however_they_are_written(
+    node: Namespace, agent: Agent, resolver: str
+) -> None:
+    """N2: no way of asking for a steered name is missed; what cannot be told from one comes along."""
+    agent.steer()
+    agent.steer_dns(PROBE, RESOLVER4, RESOLVER6)
+
+    answered_by = {kind: node.ask(resolver, query) for kind, query in STEERED_QUESTIONS.items()}
+
+    assert answered_by == dict.fromkeys(STEERED_QUESTIONS, "agent")
+
+
+@pytest.mark.parametrize("resolver", [RESOLVER4, RESOLVER6])
+def test_other_names_go_direct(node: Namespace, agent: Agent, resolver: str) -> None:
+    """N13, I1: the resolver gets the query itself, from the client's own port; the agent hears nothing."""
+    agent.steer()
+    agent.steer_dns(PROBE, RESOLVER4, RESOLVER6)
+
+    answered_by = {kind: node.ask(resolver, query) for kind, query in OTHER_QUESTIONS.items()}
+
+    assert answered_by == dict.fromkeys(OTHER_QUESTIONS, "world")
+    assert agent.do("heard") == 0
+    assert node.ask(resolver) == "agent"
+    assert agent.do("heard") == 1
+
+
+def test_a_stopped_agent_does_not_delay_other_names(node: Namespace, agent: Agent) -> None:
+    """I1, N5: within the lease a steered name waits; the others are answered as if there were no agent."""
+    agent.steer()
+    agent.steer_dns(RESOLVER4, RESOLVER6)
+    direct_s = min(seconds_of(node, OTHER_QUESTIONS["another name"]) for _ in range(5))
+    agent.process.send_signal(signal.SIGSTOP)
+    stopped_s = min(seconds_of(node, OTHER_QUESTIONS["another name"]) for _ in range(5))
+    with pytest.raises(TimeoutError):
+        node.ask(RESOLVER4, timeout_s=LEASE_S / 4)
+
+    assert stopped_s < direct_s + 0.01
+
+
+def test_names_are_replaced_in_one_step_with_their_resolvers(node: Namespace, agent: Agent) -> None:
+    """N13: steered names may change while queries flow, also to more than one send buffer of rules."""
+    agent.steer()
+    agent.steer_dns(RESOLVER4)
+    before = node.ask(RESOLVER4)
+    agent.steer_dns(RESOLVER4, names=["new.example", *(f"*.{number}.example" for number in range(40))])
+
+    assert (before, node.ask(RESOLVER4)) == ("agent", "world")
+    assert node.ask(RESOLVER4, question("new.example")) == "agent"
+    assert node.ask(RESOLVER4, question("x.39.example")) == "agent"
+    agent.steer_dns(RESOLVER4, names=[])
+    assert node.ask(RESOLVER4, question("x.39.example")) == "world"
 
 
 def test_tcp_queries_are_steered_with_their_original_destination(node: Namespace, agent: Agent) -> None:
     """N13: TCP/53 of the resolvers, and of nobody else."""
     agent.do("open")
     agent.do("activate")
-    agent.do("steer_dns", [RESOLVER4, RESOLVER6])
+    agent.steer_dns(RESOLVER4, RESOLVER6)
 
     assert node.greeting(RESOLVER4, 53) == f"agent {RESOLVER4}:53"
     assert node.greeting(RESOLVER6, 53) == f"agent [{RESOLVER6}]:53"
@@ -534,23 +644,23 @@ def test_resolvers_are_replaced_in_one_step(node: Namespace, agent: Agent) -> No
     """N13: what was steered for the old resolvers is not any more."""
     agent.do("open")
     agent.do("activate")
-    agent.do("steer_dns", [RESOLVER4])
-    agent.do("steer_dns", [RESOLVER6])
+    agent.steer_dns(RESOLVER4)
+    agent.steer_dns(RESOLVER6)
 
-    assert node.ask(RESOLVER4) == b"world:q"
-    assert node.ask(RESOLVER6) == b"agent:q"
+    assert node.ask(RESOLVER4) == "world"
+    assert node.ask(RESOLVER6) == "agent"
     assert node.greeting(RESOLVER4, 53) == "world"
 
 
 def test_the_probe_goes_through_the_rules_even_without_the_lease(node: Namespace, agent: Agent) -> None:
     """I3: the agent can try its own DNS and TLS before anything of the host's is steered."""
     agent.do("open")
-    agent.do("steer_dns", [PROBE, RESOLVER4])
+    agent.steer_dns(PROBE, RESOLVER4)
 
     assert node.greeting(PROBE) == f"agent {PROBE}:443"
-    assert node.ask(PROBE) == b"agent:q"
+    assert node.ask(PROBE) == "agent"
     assert node.greeting(PROBE, 53) == f"agent {PROBE}:53"
-    assert node.ask(RESOLVER4) == b"world:q"
+    assert node.ask(RESOLVER4) == "world"
 
 
 def test_a_connection_dialled_to_the_agent_directly_has_no_original_destination(
@@ -566,7 +676,7 @@ def test_a_connection_dialled_to_the_agent_directly_has_no_original_destination(
 def test_withdrawing_and_closing_leave_nothing_behind(node: Namespace, agent: Agent) -> None:
     """I4, N18: connections in flight go on after the withdrawal, and the keeper stays until they end."""
     agent.steer((REGISTRY4, 443, 60))
-    agent.do("steer_dns", [RESOLVER4])
+    agent.steer_dns(RESOLVER4)
     established = node.connect(REGISTRY4)
     established.recv(100)
     agent.do("withdraw")
@@ -652,7 +762,7 @@ def test_it_can_be_opened_again_after_a_withdrawal(node: Namespace, agent: Agent
 def test_the_dry_run_shows_the_rules_that_go_in(node: Namespace, agent: Agent) -> None:
     """What --dry-run prints is what nft reads back from the kernel, but for elements and its own comment."""
     agent.do("open")
-    agent.do("steer_dns", [PROBE, RESOLVER4, RESOLVER6])
+    agent.steer_dns(PROBE, RESOLVER4, RESOLVER6)
 
     assert comparable(agent.do("dry_run")) == comparable(node.run("nft", "list", "ruleset"))
     assert "flags owner" in agent.do("dry_run")
@@ -668,6 +778,12 @@ def test_no_helper_process_inherits_the_table(node: Namespace, agent: Agent) -> 
     for fd in netlink:
         flags = re.search(r"^flags:\s*(\d+)$", fd.read_text(), re.MULTILINE)
         assert flags is not None and int(flags[1], 8) & os.O_CLOEXEC
+
+
+def seconds_of(node: Namespace, query: bytes) -> float:
+    began = time.monotonic()
+    assert node.ask(RESOLVER4, query) == "world"
+    return time.monotonic() - began
 
 
 def unheard(node: Namespace) -> None:

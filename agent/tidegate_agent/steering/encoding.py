@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import assert_never
 
 from tidegate_agent.steering import ruleset as r
+from tidegate_agent.steering.listing import statement_text
 from tidegate_agent.steering.netlink import (
     NLM_F_APPEND,
     NLM_F_CREATE,
@@ -19,6 +20,7 @@ from tidegate_agent.steering.netlink import (
     text,
     u32,
 )
+from tidegate_agent.steering.question import CASE_MASK, NAME_OFFSET, AsksFor
 from tidegate_proxy.endpoint import Endpoint, IPAddress
 
 _NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN = 0, 1, 2, 3
@@ -29,7 +31,7 @@ TABLE_OWNER = 7
 _FLAG_OWNER = 0x2
 _SET_TIMEOUT = 0x10
 _HOOK_OUTPUT = 3
-_ACCEPT, _RETURN = 1, -5
+_ACCEPT, _GOTO, _RETURN = 1, -4, -5
 _META_NFPROTO, _META_L4PROTO, _META_MARK, _META_SKUID = 15, 16, 3, 10
 _CT_STATE, _CT_STATE_NEW = 0, 8
 _NETWORK, _TRANSPORT = 1, 2
@@ -68,13 +70,13 @@ def new_table(table: r.Table) -> list[Message]:
 
 
 def replace_rules(table: r.Table) -> list[Message]:
-    """Give every chain of an existing table exactly these rules."""
+    """Give every chain of an existing table exactly these rules; each may go to any other."""
     messages = []
     for chain in table.chains:
         where = text(1, table.name) + text(2, chain.name)
         messages.append(Message(kind=_DELRULE, body=where, doing=f"flushing chain {chain.name}"))
         for rule in chain.rules:
-            words = " ".join(map(r.statement_text, rule))
+            words = " ".join(map(statement_text, rule))
             expressions = b"".join(map(_expressions, rule))
             messages.append(
                 Message(
@@ -194,16 +196,12 @@ def _new_set(table: str, element_set: r.ElementSet, number: int) -> Message:
 
 
 def _new_chain(table: str, chain: r.Chain) -> Message:
-    return Message(
-        kind=_NEWCHAIN,
-        flags=NLM_F_CREATE,
-        body=text(1, table)
-        + text(3, chain.name)
-        + nest(4, u32(1, _HOOK_OUTPUT), u32(2, chain.priority))
-        + u32(5, _ACCEPT)
-        + text(7, chain.type),
-        doing=f"adding chain {chain.name} (type {chain.type})",
-    )
+    body = text(1, table) + text(3, chain.name)
+    if chain.hook is not None:
+        body += nest(4, u32(1, _HOOK_OUTPUT), u32(2, chain.hook.priority))
+        body += u32(5, _ACCEPT) + text(7, chain.hook.type)
+    kind = f" (type {chain.hook.type})" if chain.hook is not None else ""
+    return Message(kind=_NEWCHAIN, flags=NLM_F_CREATE, body=body, doing=f"adding chain {chain.name}{kind}")
 
 
 def _expressions(statement: r.Statement) -> bytes:
@@ -224,6 +222,18 @@ def _expressions(statement: r.Statement) -> bytes:
             return _address(address, _SADDR) + _port(l4, 0, port)
         case r.ToPort(l4=l4, port=port):
             return _port(l4, 2, port)
+        case r.NotOver(l4=l4):
+            return _meta(_META_L4PROTO) + _compare(bytes([_L4[l4]]), operator=_NEQ)
+        case r.NotToPort(l4=l4, port=port):
+            return _port(l4, 2, port, operator=_NEQ)
+        case AsksFor(label_length=label_length, offset=offset, octets=octets):
+            return (
+                _load(_TRANSPORT, NAME_OFFSET, 1)
+                + _compare(bytes([label_length]))
+                + _load(_TRANSPORT, NAME_OFFSET + offset, len(octets))
+                + _mask(bytes([CASE_MASK]) * len(octets))
+                + _compare(octets)
+            )
         case r.ToMember(version=version, set_name=set_name):
             length, second = (4, _REG32_01) if version == 4 else (16, _REG_2)
             return (
@@ -236,8 +246,9 @@ def _expressions(statement: r.Statement) -> bytes:
                 + _lookup(set_name)
             )
         case r.Return():
-            verdict = nest(2, nest(2, u32(1, _RETURN)))
-            return _expression("immediate", u32(1, _REG_VERDICT), verdict)
+            return _verdict(u32(1, _RETURN))
+        case r.Goto(chain=chain):
+            return _verdict(u32(1, _GOTO), text(2, chain))
         case r.NoTrack():
             return _expression("notrack")
         case r.Redirect(port=port):
@@ -261,12 +272,12 @@ def _address(address: IPAddress, offsets: dict[int, int]) -> bytes:
     )
 
 
-def _port(l4: r.L4, offset: int, port: int) -> bytes:
+def _port(l4: r.L4, offset: int, port: int, *, operator: int = _EQ) -> bytes:
     return (
         _meta(_META_L4PROTO)
         + _compare(bytes([_L4[l4]]))
         + _load(_TRANSPORT, offset, 2)
-        + _compare(struct.pack("!H", port))
+        + _compare(struct.pack("!H", port), operator=operator)
     )
 
 
@@ -320,6 +331,10 @@ def _store(base: int, offset: int, length: int, checksum: tuple[int, int], flags
         u32(7, checksum_offset),
         u32(8, flags),
     )
+
+
+def _verdict(*attributes_of_it: bytes) -> bytes:
+    return _expression("immediate", u32(1, _REG_VERDICT), nest(2, nest(2, *attributes_of_it)))
 
 
 def _immediate(value: bytes) -> bytes:

@@ -27,6 +27,8 @@ _NFPROTO_INET = 1
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _BATCH = struct.pack("!BBH", 0, 0, _SUBSYS_NFTABLES)
 _RECEIVE_BYTES = 65536
+_SO_SNDBUFFORCE = 32  # socket(7): beyond net.core.wmem_max, with CAP_NET_ADMIN
+_SURELY_SENT = 65536
 # The kernel answers before sendmsg returns: this only bounds a bug. settimeout() would poll before each call.
 _TIMEOUT = struct.pack("@ll", 2, 0)
 
@@ -92,6 +94,7 @@ class NftSocket:
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         self._lock = threading.Lock()
         self._sequence = 0
+        self._largest = _SURELY_SENT
 
     def fileno(self) -> int:
         """The descriptor whose last holder owns the table."""
@@ -112,7 +115,7 @@ class NftSocket:
                 packets.append(self._nft_packet(message, ack))
             acknowledged = self._sequence
             packets.append(self._packet(0x11, NLM_F_REQUEST, _BATCH))
-            self._socket.send(b"".join(packets))
+            self._send(b"".join(packets))
             failure = self._await(acknowledged)
         if failure is not None:
             sequence, number, detail = failure
@@ -130,6 +133,13 @@ class NftSocket:
             number, detail = _refusal(data[:length], flags)
             raise NetlinkError(number, doing=message.doing, detail=detail)
         return data[_HEADER.size + 4 : length]
+
+    def _send(self, batch: bytes) -> None:
+        # The kernel takes a transaction whole or, above the send buffer's size, not at all.
+        if len(batch) > self._largest:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, len(batch))
+            self._largest = len(batch)
+        self._socket.send(batch)
 
     def _nft_packet(self, message: Message, ack: int) -> bytes:
         return self._packet(

@@ -31,16 +31,17 @@ from tidegate_agent.steering.encoding import (
 )
 from tidegate_agent.steering.exemption import DEFAULT_MARK, Exemption
 from tidegate_agent.steering.keeper import Keeper
+from tidegate_agent.steering.listing import render
 from tidegate_agent.steering.netlink import Message, NetlinkError, NftSocket, attributes, pid_of_port
 from tidegate_agent.steering.ruleset import (
     MAX_ENDPOINTS,
     TABLE,
     Plan,
     keeper_table,
-    render,
     steering_table,
 )
 from tidegate_core.errors import StartRefused
+from tidegate_dns.zone import Zone
 from tidegate_proxy.endpoint import Endpoint, IPAddress
 
 _SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h, and IP6T_SO_ORIGINAL_DST
@@ -150,9 +151,9 @@ class NftSteering:
             for endpoint in known:
                 del self._expiry[endpoint]
 
-    def steer_dns(self, udp: Mapping[IPAddress, int], tcp_port: int) -> None:
+    def steer_dns(self, udp: Mapping[IPAddress, int], tcp_port: int, zone: Zone) -> None:
         """Replace what is steered of DNS, in one transaction; raises SteeringFailed."""
-        plan = replace(self._plan, dns_udp=dict(udp), dns_tcp_port=tcp_port)
+        plan = replace(self._plan, dns_udp=dict(udp), dns_tcp_port=tcp_port, zone=zone)
         self._commit(replace_rules(steering_table(plan)))
         self._plan = plan
 

@@ -1,4 +1,4 @@
-"""The rules of the nft back end as values, and as nft syntax (nft(8)); pure.
+"""The rules of the nft back end as values; pure.
 
 Two tables. `tidegate` holds everything that steers; the kernel deletes it with the process that owns it, and
 every rule in it but the probe's and the replies' matches only while the set `alive` holds the lease.
@@ -6,8 +6,11 @@ every rule in it but the probe's and the replies' matches only while the set `al
 chains only keep connection tracking and NAT switched on, so that connections which were redirected get a
 clean end after the other table is gone.
 
-UDP/53 is rewritten without connection tracking, one local port per resolver: a tracked query would leave its
-5-tuple pointing at us after our death. Nothing here talks to the kernel: `encoding` and `nft` do.
+Queries over UDP are told apart by the name they ask for (docs/decisions/0014): what is not steered goes on
+unchanged. The others are rewritten without connection tracking, one local port per resolver: a tracked query
+would leave its 5-tuple pointing at us after our death. Over TCP the connection comes before the question, so
+those to a resolver are redirected whatever they will ask. Nothing here talks to the kernel, nor knows nft's
+syntax: `encoding`, `nft` and `listing` do.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,6 +20,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal, assert_never
 
 from tidegate_agent.steering.exemption import ByMark, ByUid, Exemption
+from tidegate_agent.steering.question import AsksFor, questions_of
+from tidegate_dns.zone import Zone
 from tidegate_proxy.endpoint import IPAddress
 
 TABLE = "tidegate"
@@ -25,6 +30,7 @@ LEASE_SET = "alive"
 STEERED4 = "steered4"
 STEERED6 = "steered6"
 DNS_CHAIN = "dns"
+QUERIES_CHAIN = "queries"
 STEER_CHAIN = "steer"
 MAX_ENDPOINTS = 65536
 """What one set may hold (I8); the default registries resolve to some hundreds."""
@@ -36,6 +42,8 @@ _DNS = 53
 _HTTPS = 443
 _LOCAL4 = IPv4Address("127.0.0.1")
 _LOCAL6 = IPv6Address("::1")
+
+NO_NAMES = Zone.of(())
 
 L4 = Literal["tcp", "udp"]
 
@@ -100,6 +108,21 @@ class ToPort:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NotOver:
+    """The packet is of another protocol."""
+
+    l4: L4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotToPort:
+    """The packet goes to another port of this protocol."""
+
+    l4: L4
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ToMember:
     """The packet's address and TCP port are an element of a set."""
 
@@ -110,6 +133,13 @@ class ToMember:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Return:
     """Leave the chain: the packet goes on untouched."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goto:
+    """Go on in another chain, for good."""
+
+    chain: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +170,8 @@ class RewriteFrom:
     port: int
 
 
-Match = Marked | SentBy | LeaseHeld | NewFlow | To | From | ToPort | ToMember
-Statement = Match | Return | NoTrack | Redirect | RewriteTo | RewriteFrom
+Match = Marked | SentBy | LeaseHeld | NewFlow | To | From | ToPort | NotOver | NotToPort | ToMember | AsksFor
+Statement = Match | Return | Goto | NoTrack | Redirect | RewriteTo | RewriteFrom
 Rule = tuple[Statement, ...]
 
 
@@ -155,12 +185,19 @@ class ElementSet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chain:
-    """A base chain in the output hook: this host's own traffic."""
+class OutputHook:
+    """Where a base chain sees this host's own traffic."""
 
-    name: str
     type: Literal["nat", "route", "filter"]
     priority: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """A base chain in a hook; without one, a chain that others go to."""
+
+    name: str
+    hook: OutputHook | None = None
     rules: tuple[Rule, ...] = ()
 
 
@@ -180,6 +217,8 @@ class Plan:
 
     port: int
     exemption: Exemption
+    zone: Zone = NO_NAMES
+    """The names whose questions go to the resolvers' ports."""
     dns_udp: Mapping[IPAddress, int] = field(default_factory=dict)
     dns_tcp_port: int = 0
     dns_tcp_direct_uids: tuple[int, ...] = ()
@@ -198,8 +237,17 @@ def steering_table(plan: Plan) -> Table:
         ),
         # Before connection tracking (-200), so that notrack still can; a nat chain must come after it.
         chains=(
-            Chain(name=DNS_CHAIN, type="route", priority=-300, rules=tuple(_dns_rules(plan))),
-            Chain(name=STEER_CHAIN, type="nat", priority=-110, rules=tuple(_steer_rules(plan))),
+            Chain(
+                name=DNS_CHAIN,
+                hook=OutputHook(type="route", priority=-300),
+                rules=tuple(_dns_rules(plan)) if plan.dns_udp else (),
+            ),
+            Chain(name=QUERIES_CHAIN, rules=tuple(_queries_rules(plan))),
+            Chain(
+                name=STEER_CHAIN,
+                hook=OutputHook(type="nat", priority=-110),
+                rules=tuple(_steer_rules(plan)),
+            ),
         ),
     )
 
@@ -210,14 +258,15 @@ def keeper_table(name: str = KEEPER) -> Table:
         name=name,
         owned=True,
         chains=(
-            Chain(name="nat", type="nat", priority=-110),
-            Chain(name="track", type="filter", priority=0, rules=((NewFlow(),),)),
+            Chain(name="nat", hook=OutputHook(type="nat", priority=-110)),
+            Chain(name="track", hook=OutputHook(type="filter", priority=0), rules=((NewFlow(),),)),
         ),
     )
 
 
 def _dns_rules(plan: Plan) -> Iterable[Rule]:
     resolvers = [(_unscoped(resolver), port) for resolver, port in plan.dns_udp.items()]
+    yield (NotOver(l4="udp"), Return())
     # Replies first: our own sockets send them, so no exemption may come before; and without the lease, so
     # that an answer that is under way when the lease ends still arrives.
     for resolver, port in resolvers:
@@ -226,13 +275,20 @@ def _dns_rules(plan: Plan) -> Iterable[Rule]:
             NoTrack(),
             RewriteFrom(address=resolver, port=_DNS),
         )
+    yield (NotToPort(l4="udp", port=_DNS), Return())
     for resolver, port in resolvers:
         if resolver == PROBE_ADDRESS:
             yield _query_rule(resolver, port)
     yield _exempt(plan.exemption)
-    for resolver, port in resolvers:
-        if resolver != PROBE_ADDRESS:
-            yield (LeaseHeld(), *_query_rule(resolver, port))
+    for question in questions_of(plan.zone):
+        yield (question, Goto(chain=QUERIES_CHAIN))
+
+
+def _queries_rules(plan: Plan) -> Iterable[Rule]:
+    """For the queries that may ask for a steered name."""
+    for resolver, port in plan.dns_udp.items():
+        if _unscoped(resolver) != PROBE_ADDRESS:
+            yield (LeaseHeld(), *_query_rule(_unscoped(resolver), port))
 
 
 def _query_rule(resolver: IPAddress, port: int) -> Rule:
@@ -280,65 +336,3 @@ def _local(resolver: IPAddress) -> IPAddress:
 def _unscoped(address: IPAddress) -> IPAddress:
     """A packet carries no zone: `fe80::1%eth0` is matched as `fe80::1`."""
     return ip_address(address.packed)
-
-
-def render(tables: Iterable[Table]) -> str:
-    """The tables in nft syntax, line by line as `nft list ruleset` prints them."""
-    return "\n".join(_table_text(table) for table in tables)
-
-
-def _table_text(table: Table) -> str:
-    blocks = [*map(_set_text, table.sets), *map(_chain_text, table.chains)]
-    flags = "\tflags owner\n\n" if table.owned else ""
-    return f"table inet {table.name} {{\n{flags}{chr(10).join(blocks)}}}\n"
-
-
-def _set_text(element_set: ElementSet) -> str:
-    size = f"\t\tsize {element_set.size}\n" if element_set.size else ""
-    return f"\tset {element_set.name} {{\n\t\ttype {element_set.key.value}\n{size}\t\tflags timeout\n\t}}\n"
-
-
-def _chain_text(chain: Chain) -> str:
-    priority = {-300: "raw", 0: "filter"}.get(chain.priority, chain.priority)
-    rules = "".join(f"\t\t{' '.join(map(statement_text, rule))}\n" for rule in chain.rules)
-    hook = f"\t\ttype {chain.type} hook output priority {priority}; policy accept;\n"
-    return f"\tchain {chain.name} {{\n{hook}{rules}\t}}\n"
-
-
-def statement_text(statement: Statement) -> str:
-    """One statement in nft syntax."""
-    match statement:
-        case Marked(value=value, mask=0xFFFFFFFF):
-            return f"meta mark {value:#010x}"
-        case Marked(value=value, mask=mask):
-            return f"meta mark & {mask:#010x} == {value:#010x}"
-        case SentBy(uid=uid):
-            return f"meta skuid {uid}"
-        case LeaseHeld():
-            return f"meta l4proto @{LEASE_SET}"
-        case NewFlow():
-            return "ct state new"
-        case To(address=address, l4=l4, port=port):
-            return f"{_family(address)} daddr {address} {l4} dport {port}"
-        case From(address=address, l4=l4, port=port):
-            return f"{_family(address)} saddr {address} {l4} sport {port}"
-        case ToPort(l4=l4, port=port):
-            return f"{l4} dport {port}"
-        case ToMember(version=version, set_name=set_name):
-            return f"{'ip' if version == 4 else 'ip6'} daddr . tcp dport @{set_name}"
-        case Return():
-            return "return"
-        case NoTrack():
-            return "notrack"
-        case Redirect(port=port):
-            return f"redirect to :{port}"
-        case RewriteTo(address=address, port=port):
-            return f"{_family(address)} daddr set {address} udp dport set {port}"
-        case RewriteFrom(address=address, port=port):
-            return f"{_family(address)} saddr set {address} udp sport set {port}"
-        case _:
-            assert_never(statement)
-
-
-def _family(address: IPAddress) -> str:
-    return "ip" if address.version == 4 else "ip6"

@@ -10,6 +10,7 @@ from tidegate_agent.steering.eligibility import is_special
 from tidegate_agent.steering.encoding import add_endpoints, lease, new_table
 from tidegate_agent.steering.exemption import DEFAULT_MARK, ByMark, ByUid
 from tidegate_agent.steering.keeper import orphans
+from tidegate_agent.steering.listing import render, statement_text
 from tidegate_agent.steering.netlink import NetlinkError, attributes, nest, text, u32
 from tidegate_agent.steering.nft import NftSteering, start_refusal
 from tidegate_agent.steering.ruleset import (
@@ -20,17 +21,17 @@ from tidegate_agent.steering.ruleset import (
     RewriteTo,
     Table,
     keeper_table,
-    render,
-    statement_text,
     steering_table,
 )
 from tidegate_core.errors import UsageError
+from tidegate_dns.zone import Zone
 from tidegate_proxy.endpoint import Endpoint
 
 PROBE = ip_address("127.0.0.74")
 PLAN = Plan(
     port=8443,
     exemption=DEFAULT_MARK,
+    zone=Zone.of(["ghcr.io"]),
     dns_udp={ip_address("192.0.2.53"): 5401, ip_address("fe80::1%eth0"): 5402, PROBE: 5400},
     dns_tcp_port=5300,
     dns_tcp_direct_uids=(101,),
@@ -59,14 +60,23 @@ def test_connections_are_steered_by_address_and_port_after_the_exemption() -> No
     ]
 
 
-def test_queries_are_rewritten_without_tracking_replies_first() -> None:
-    """N2: one local port a resolver; the replies of our own sockets must not be exempt."""
+def test_replies_come_first_then_the_probe_then_the_exemption_then_the_names() -> None:
+    """N2, I5: the replies of our own sockets must not be exempt; nothing else meets more than it must."""
     assert lines(steering_table(PLAN), "dns") == [
+        "meta l4proto != udp return",
         "ip saddr 127.0.0.1 udp sport 5401 notrack ip saddr set 192.0.2.53 udp sport set 53",
         "ip6 saddr ::1 udp sport 5402 notrack ip6 saddr set fe80::1 udp sport set 53",
         "ip saddr 127.0.0.1 udp sport 5400 notrack ip saddr set 127.0.0.74 udp sport set 53",
+        "udp dport != 53 return",
         "ip daddr 127.0.0.74 udp dport 53 notrack ip daddr set 127.0.0.1 udp dport set 5400",
         "meta mark & 0x000000ff == 0x00000074 return",
+        "@th,160,8 0x4 @th,168,64 & 0xdfdfdfdfdfdfdfdf == 0x4748435202494f00 goto queries",
+    ]
+
+
+def test_queries_for_steered_names_are_rewritten_without_tracking() -> None:
+    """N2: one local port a resolver."""
+    assert lines(steering_table(PLAN), "queries") == [
         "meta l4proto @alive ip daddr 192.0.2.53 udp dport 53 notrack "
         "ip daddr set 127.0.0.1 udp dport set 5401",
         "meta l4proto @alive ip6 daddr fe80::1 udp dport 53 notrack ip6 daddr set ::1 udp dport set 5402",
@@ -92,7 +102,8 @@ def test_without_resolvers_dns_is_left_alone() -> None:
     """Nothing on port 53 is steered before the responder listens."""
     text = render([steering_table(Plan(port=8443, exemption=ByUid(uid=998)))])
 
-    assert "dport 53" not in text
+    assert "port 53" not in text
+    assert "goto" not in text
     assert "meta skuid 998 return" in text
 
 
