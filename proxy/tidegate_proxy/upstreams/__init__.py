@@ -1,0 +1,1 @@
+"""Where a miss is asked for, and in whose name."""
