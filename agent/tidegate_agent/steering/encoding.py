@@ -6,6 +6,7 @@ that `nft list` can read them back. Sending is `netlink`'s business.
 
 import struct
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import assert_never
 
 from tidegate_agent.steering import ruleset as r
@@ -50,6 +51,7 @@ _KEYS = {
     r.KeyType.ENDPOINT6: (8 << 6 | 13, 20),
 }
 _ELEMENTS_PER_MESSAGE = 500  # an attribute ends at 64 KiB
+_repeated = lru_cache(maxsize=512)  # a wildcard's 63 rules are much alike
 
 
 def new_table(table: r.Table) -> list[Message]:
@@ -300,10 +302,12 @@ def _meta(key: int) -> bytes:
     return _expression("meta", u32(2, key), u32(1, _REG_1))
 
 
+@_repeated
 def _compare(value: bytes, *, operator: int = _EQ) -> bytes:
     return _expression("cmp", u32(1, _REG_1), u32(2, operator), nest(3, attribute(1, value)))
 
 
+@_repeated
 def _mask(mask: bytes) -> bytes:
     return _expression(
         "bitwise",
@@ -315,6 +319,7 @@ def _mask(mask: bytes) -> bytes:
     )
 
 
+@_repeated
 def _load(base: int, offset: int, length: int, *, register: int = _REG_1) -> bytes:
     return _expression("payload", u32(1, register), u32(2, base), u32(3, offset), u32(4, length))
 
@@ -333,6 +338,7 @@ def _store(base: int, offset: int, length: int, checksum: tuple[int, int], flags
     )
 
 
+@_repeated
 def _verdict(*attributes_of_it: bytes) -> bytes:
     return _expression("immediate", u32(1, _REG_VERDICT), nest(2, nest(2, *attributes_of_it)))
 
