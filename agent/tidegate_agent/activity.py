@@ -5,13 +5,14 @@ the first event.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tidegate_dns.responder import OUTCOMES as DNS_OUTCOMES
 from tidegate_proxy.answer import Cache, Kind
 from tidegate_proxy.crash_journal import CrashedTwice
 from tidegate_proxy.filling import FetchEnded
-from tidegate_proxy.http_server import Served
+from tidegate_proxy.served import Moment, Served
 
 CONTENT_KINDS = (Kind.MANIFEST, Kind.BLOB)
 BYPASS_CAUSES = ("crashed twice", "error", "not cacheable")
@@ -51,28 +52,32 @@ class Activity:
         """A blob was fetched, or not to its end."""
         self.pulled_bytes[Kind.BLOB] += ended.received_bytes
 
-    def served(self, served: Served) -> None:
-        """A request was answered."""
+    def served(self, moments: Sequence[Moment]) -> None:
+        """Requests were answered."""
+        for served, times in Counter(served for served, _, _ in moments).items():
+            self._count(served, times)
+
+    def _count(self, served: Served, times: int) -> None:
         if isinstance(served.cause, CrashedTwice):
-            self.bypassed["crashed twice"] += 1
+            self.bypassed["crashed twice"] += times
         elif served.cache is Cache.BYPASS and served.cause is not None:
-            self.bypassed["error"] += 1
+            self.bypassed["error"] += times
         elif served.cache is Cache.BYPASS and served.kind in CONTENT_KINDS:
-            self.bypassed["not cacheable"] += 1
+            self.bypassed["not cacheable"] += times
         if served.kind not in CONTENT_KINDS:
             return
-        kind = served.kind
-        self.requests[kind] += 1
-        self.pushed_bytes[kind] += served.sent_bytes
+        kind, sent_bytes = served.kind, times * served.sent_bytes
+        self.requests[kind] += times
+        self.pushed_bytes[kind] += sent_bytes
         match served.cache:
             case Cache.HIT | Cache.REVALIDATED:
-                self.hits[kind] += 1
-                self.saved_bytes += served.sent_bytes
+                self.hits[kind] += times
+                self.saved_bytes += sent_bytes
             case Cache.STALE:
-                self.hits[kind] += 1
-                self.stale[kind] += 1
-                self.saved_bytes += served.sent_bytes
+                self.hits[kind] += times
+                self.stale[kind] += times
+                self.saved_bytes += sent_bytes
             case Cache.MISS:
-                self.misses[kind] += 1
+                self.misses[kind] += times
             case Cache.BYPASS:
                 return

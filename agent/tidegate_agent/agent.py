@@ -24,7 +24,7 @@ from tidegate_agent.admin import Admin
 from tidegate_agent.clients import Clients
 from tidegate_agent.config import AgentConfig, RegistryConfig
 from tidegate_agent.gate import Gate, GateState
-from tidegate_agent.metrics import Metrics
+from tidegate_agent.metrics import Metrics, RequestSeconds
 from tidegate_agent.naming import Naming
 from tidegate_agent.pause import Pause, PauseFile
 from tidegate_agent.probe import Probe
@@ -40,10 +40,11 @@ from tidegate_dns.lookup import NameNotFound, ResolverUnreachable
 from tidegate_proxy.authority import PROBE_HOST, Authority
 from tidegate_proxy.crash_journal import MEMORY_S, CrashJournal
 from tidegate_proxy.direct import DirectUpstream, NameResolver
-from tidegate_proxy.http_server import HttpServer, Served
+from tidegate_proxy.http_server import HttpServer
 from tidegate_proxy.interceptor import Arrival, Interceptor
 from tidegate_proxy.leaf import Leaves
 from tidegate_proxy.pull_through import PullThroughCache
+from tidegate_proxy.served import Tally
 from tidegate_proxy.site import Registries, Registry, Site
 
 DRAIN_S = 30.0
@@ -121,8 +122,7 @@ class Agent:
         cls, config: AgentConfig, parts: AsyncExitStack, heartbeat: Heartbeat, keeper: Keeper | None
     ) -> "Agent":
         """Everything open and nothing steered yet; raises StartRefused."""
-        activity, requests = Activity(), RequestLog()
-        parts.callback(requests.flush)
+        activity = Activity()
         registries = Registries(_registry(entry) for entry in config.registry)
         steering = _steering(config, keeper)
         authority = Authority.load_or_create(
@@ -152,12 +152,13 @@ class Agent:
             fetch_ended=activity.fetched,
             say=structlog.get_logger().warning,
         )
-        observers: list[Callable[[Served], None]] = [activity.served, requests.served]
+        seconds = RequestSeconds()
+        tally = Tally([activity.served, seconds.served, RequestLog().served])
         journal = CrashJournal(config.runtime_dir)
         http = HttpServer(
             service=cache.service,
             site_of=_sites(registries),
-            served=_each(observers),
+            tally=tally,
             probe_host=PROBE_HOST,
             journal=journal,
         )
@@ -200,9 +201,9 @@ class Agent:
             upstream=upstream,
             usage=cache.usage,
             clients=clients,
+            settle=tally.tell,
         )
-        metrics = Metrics(activity, report.gauges)
-        observers.append(metrics.served)
+        metrics = Metrics(activity, seconds, report.gauges, settle=tally.tell)
 
         def pause(duration: timedelta | None) -> SteeringStatus:
             agent.pause(Pause.lasting(duration, now=_now()))
@@ -337,14 +338,6 @@ def _steering(config: AgentConfig, keeper: Keeper | None) -> Steering:
 
 def _sites(registries: Registries) -> Callable[[Arrival], Site | None]:
     return lambda arrival: registries.site(arrival.sni, arrival.original.port)
-
-
-def _each(observers: Sequence[Callable[[Served], None]]) -> Callable[[Served], None]:
-    def served(each: Served) -> None:
-        for observer in observers:
-            observer(each)
-
-    return served
 
 
 def _trusting(bundle: Path | None) -> ssl.SSLContext:

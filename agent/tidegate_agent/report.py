@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tidegate_agent import __version__
@@ -38,6 +39,8 @@ class Report:
     upstream: DirectUpstream
     usage: Usage
     clients: Clients
+    settle: Callable[[], None]
+    """Makes `activity` count what was served up to now."""
     started: float = field(default_factory=time.monotonic)
 
     def gauges(self) -> Gauges:
@@ -51,6 +54,7 @@ class Report:
 
     def status(self) -> Status:
         """What `tidegate status` prints."""
+        self.settle()
         return Status(
             version=__version__,
             pid=os.getpid(),

@@ -1,5 +1,6 @@
 """Small manifests held in memory, ready to be sent: most requests of most pulls are for one of them."""
 
+import itertools
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
@@ -8,15 +9,20 @@ from tidegate_proxy.digest import Digest
 
 LIMIT_BYTES = 16 * 1024 * 1024
 LARGEST_BYTES = 256 * 1024
+_EDITIONS = itertools.count()
 
 
 @dataclass(slots=True, kw_only=True)
 class ReadyAnswer:
-    """The answer to a GET of one manifest; whoever renders it may keep its wire form beside it."""
+    """The answer to a GET of one manifest; whoever renders it may keep its wire form beside it.
+
+    `edition` tells it from every other, also from one that is made when this one is gone.
+    """
 
     answer: Answer
     body: bytes
     wire: bytes | None = field(default=None, repr=False)
+    edition: int = field(default_factory=_EDITIONS.__next__, repr=False)
 
 
 class HotManifests:

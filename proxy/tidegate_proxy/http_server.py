@@ -2,7 +2,7 @@
 
 A connection's SNI and original port say which site it is for; the Host header must agree, else 421
 (RFC 9110, 15.5.20). What to answer is decided elsewhere (`RegistryService.answer`); here it is written,
-and one `Served` is reported per request. Fails open: what goes wrong before the first byte of an answer
+and each request is counted once. Fails open: what goes wrong before the first byte of an answer
 becomes a verbatim pass-through to the registry, and so does a request that the process died of twice (I1);
 what goes wrong later cuts the connection, so that nobody takes a part for the whole (I2).
 """
@@ -10,7 +10,7 @@ what goes wrong later cuts the connection, so that nobody takes a part for the w
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from aiohttp import web
@@ -18,12 +18,14 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_writer import StreamWriter
 from multidict import CIMultiDict
 
-from tidegate_proxy.answer import Answer, Cache, Incoming, Kind
+from tidegate_proxy.answer import Answer, Incoming
+from tidegate_proxy.at_hand import AtHand
 from tidegate_proxy.crash_journal import CrashedTwice, CrashJournal, name_of
 from tidegate_proxy.hot_manifests import ReadyAnswer
-from tidegate_proxy.hot_path import HotConnection, PlainHead, WireForm
+from tidegate_proxy.hot_path import HotConnection, HotConnections
 from tidegate_proxy.interceptor import Arrival
 from tidegate_proxy.oci_error import OciError
+from tidegate_proxy.served import Served, Tally
 from tidegate_proxy.site import Site
 from tidegate_proxy.store import DigestMismatch
 from tidegate_proxy.upstream import UpstreamUnreachable
@@ -48,22 +50,6 @@ class Service(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """One request as the log and the metrics want it; `cause` names what went wrong, if anything did."""
-
-    site: Site
-    method: str
-    path: str
-    status: int
-    cache: Cache
-    kind: Kind
-    sent_bytes: int
-    received_bytes: int
-    seconds: float
-    cause: BaseException | None
-
-
 class HttpServer:
     """Makes the protocol for each intercepted connection and answers its requests."""
 
@@ -72,80 +58,40 @@ class HttpServer:
         *,
         service: Service,
         site_of: Callable[[Arrival], Site | None],
-        served: Callable[[Served], None],
+        tally: Tally,
         probe_host: str,
         journal: CrashJournal,
     ) -> None:
         self._service = service
         self._journal = journal
         self._site_of = site_of
-        self._served = served
+        self._tally = tally
         self._probe_host = probe_host
         self._server = web.Server(self._handle, handler_cancellation=True)
-        self._hot: set[HotConnection] = set()
-        self._wire_form = WireForm()
+        self._at_hand = AtHand(service=service, journal=journal, tally=tally)
+        self._hot = HotConnections(idle_s=KEEPALIVE_S)
 
     def protocol(self, arrival: Arrival) -> asyncio.Protocol:
         """The protocol for one connection, before its TLS handshake."""
-        site = self._site_of(arrival)
-        connection = HotConnection(
-            at_hand=lambda head: self._at_hand(site, head),
-            full=lambda: _Connection(self._server, arrival),
-            closed=self._hot.discard,
-            idle_s=KEEPALIVE_S,
+        return HotConnection(
+            arrival=arrival,
+            site=self._site_of(arrival),
+            at_hand=self._at_hand,
+            full=self._full,
+            connections=self._hot,
         )
-        self._hot.add(connection)
-        return connection
 
     def stop_keeping_alive(self) -> None:
         """Close idle connections and let the others end with the answer they are at."""
-        for connection in list(self._hot):
-            connection.close_if_idle()
+        self._hot.close()
         self._server.pre_shutdown()
 
-    def _at_hand(self, site: Site | None, head: PlainHead) -> bytes | None:
-        if site is None or not site.is_named_by(head.host):
-            return None
-        name = name_of(head.method, site.host, head.target)
-        if self._journal.crashed_twice(name):
-            return None
-        started = time.monotonic()
-        slot = self._journal.enter(name)
-        try:
-            ready = self._service.at_hand(site, head.method, head.target)
-            if ready is None:
-                return None
-            wire = self._wire_form.of(ready, head)
-        finally:
-            self._journal.leave(slot)
-        answer = ready.answer
-        self._report(
-            Served(
-                site=site,
-                method=head.method,
-                path=head.target.partition("?")[0],
-                status=answer.status,
-                cache=answer.cache,
-                kind=answer.kind,
-                sent_bytes=len(ready.body) if head.method == "GET" else 0,
-                received_bytes=0,
-                seconds=time.monotonic() - started,
-                cause=None,
-            )
-        )
-        return wire
-
-    def _report(self, served: Served) -> None:
-        """Tell the log and the metrics; whatever is wrong with them is no reason to fail a request (I1)."""
-        try:
-            self._served(served)
-        except Exception as error:  # noqa: BLE001 - see above
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "a request could not be counted or logged", "exception": error}
-            )
+    def _full(self, arrival: Arrival) -> asyncio.Protocol:
+        return _Connection(self._server, arrival)
 
     async def close(self) -> None:
         await self._server.shutdown(_CLOSE_S)
+        self._tally.close()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         started = time.monotonic()
@@ -190,7 +136,7 @@ class HttpServer:
             sent, cause = cut.sent_bytes, cut.__cause__
             return cut.response
         finally:
-            self._report(
+            self._tally.add(
                 Served(
                     site=incoming.site,
                     method=request.method,
@@ -200,9 +146,9 @@ class HttpServer:
                     kind=answer.kind,
                     sent_bytes=sent,
                     received_bytes=body.received_bytes,
-                    seconds=time.monotonic() - started,
                     cause=cause,
-                )
+                ),
+                time.monotonic() - started,
             )
 
     async def _decide(

@@ -1,70 +1,50 @@
-"""Which requests may be answered at once: exactly one plain head, read strictly."""
+"""Connections that idle are closed by a sweep."""
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import asyncio
+from pathlib import Path
 
-from tidegate_proxy.hot_path import MAX_HEAD_BYTES, PlainHead, parse_plain_head
+from tidegate_proxy.at_hand import AtHand
+from tidegate_proxy.crash_journal import CrashJournal
+from tidegate_proxy.endpoint import Endpoint
+from tidegate_proxy.hot_manifests import ReadyAnswer
+from tidegate_proxy.hot_path import HotConnection, HotConnections
+from tidegate_proxy.interceptor import Arrival
+from tidegate_proxy.served import Tally
+from tidegate_proxy.site import Site
 
-PLAIN = b"GET /v2/x HTTP/1.1\r\nHost: ghcr.io\r\nAccept: a\r\nAccept: b\r\n\r\n"
-
-
-def test_a_plain_head_is_read() -> None:
-    """C4."""
-    assert parse_plain_head(PLAIN) == PlainHead("GET", "/v2/x", "ghcr.io", closes=False)
-
-
-@pytest.mark.parametrize(
-    ("connection", "version", "closes"),
-    [(b"close", b"1.1", True), (b"keep-alive", b"1.1", False), (b"Close", b"1.1", True), (b"", b"1.0", True)],
-)
-def test_a_client_says_whether_it_wants_the_connection_closed(
-    connection: bytes, version: bytes, closes: bool
-) -> None:
-    """RFC 9112 9.3."""
-    line = b"Connection: " + connection + b"\r\n" if connection else b""
-    head = parse_plain_head(b"HEAD / HTTP/" + version + b"\r\nHost: a\r\n" + line + b"\r\n")
-    assert head == PlainHead("HEAD", "/", "a", closes=closes)
+ARRIVAL = Arrival(sni="quay.io", original=Endpoint.of("192.0.2.1", 443), peer=Endpoint.of("127.0.0.1", 1))
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        PLAIN[:-1],
-        PLAIN + PLAIN,
-        PLAIN + b"x",
-        PLAIN.replace(b"GET", b"PUT"),
-        PLAIN.replace(b"HTTP/1.1", b"HTTP/2.0"),
-        PLAIN.replace(b"Host: ghcr.io\r\n", b""),
-        PLAIN.replace(b"Accept: a", b"Host: ghcr.io"),
-        PLAIN.replace(b"Accept: a", b"Content-Length: 0"),
-        PLAIN.replace(b"Accept: a", b"Transfer-Encoding: chunked"),
-        PLAIN.replace(b"Accept: a", b"Expect: 100-continue"),
-        PLAIN.replace(b"Accept: a", b"Range: bytes=0-1"),
-        PLAIN.replace(b"Accept: a", b"Upgrade: h2c"),
-        PLAIN.replace(b"Accept: a", b"Connection: keep-alive, x"),
-        PLAIN.replace(b"Accept: a", b" folded: a"),
-        PLAIN.replace(b"Accept: a", b"Accept : a"),
-        PLAIN.replace(b"Accept: a", b"Accept"),
-        PLAIN.replace(b"Accept: a", b"Accept: \xc3\xa9"),
-        PLAIN.replace(b"Accept: a\r\n", b"Accept: a\n"),
-        PLAIN.replace(b"Accept: a\r\n", b"Accept: a\r"),
-        PLAIN.replace(b"Accept: a", b"Accept: \0"),
-        PLAIN.replace(b"/v2/x", b"/v2/x y"),
-        PLAIN.replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"Accept: a", b"Connection: keep-alive"),
-        PLAIN.replace(b"Accept: a", b"Accept: " + b"a" * MAX_HEAD_BYTES),
-    ],
-)
-def test_anything_else_is_for_the_full_server(data: bytes) -> None:
-    """I1: what is not understood completely is not answered here."""
-    assert parse_plain_head(data) is None
+class Empty:
+    def at_hand(self, site: Site, method: str, target: str) -> ReadyAnswer | None:
+        return None
 
 
-@given(
-    st.binary(max_size=200)
-    | st.builds(lambda a, b: PLAIN[:a] + b + PLAIN[a:], st.integers(0, 60), st.binary(max_size=4))
-)
-def test_no_bytes_raise(data: bytes) -> None:
-    """I8: hostile bytes end in a value."""
-    parse_plain_head(data)
+async def test_a_connection_that_idles_is_closed_and_one_that_was_handed_over_is_not() -> None:
+    """I8: nobody holds a connection for ever; what was handed over is the full server's to close."""
+    connections = HotConnections(idle_s=0.05, swept_every_s=0.02)
+    at_hand = AtHand(service=Empty(), journal=CrashJournal(Path("/nonexistent")), tally=Tally([]))
+
+    def protocol() -> HotConnection:
+        return HotConnection(
+            arrival=ARRIVAL,
+            site=Site(registry="quay.io", host="quay.io"),
+            at_hand=at_hand,
+            full=lambda _: asyncio.StreamReaderProtocol(
+                asyncio.StreamReader(), lambda _reader, _writer: None
+            ),
+            connections=connections,
+        )
+
+    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()[:2]
+    async with asyncio.timeout(5):
+        handed_over, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET / HTTP/1.1\r\nHost: quay.io\r\n\r\n")
+        for _ in range(3):
+            idle, _ = await asyncio.open_connection(*address)
+            assert await idle.read() == b""
+
+    assert not handed_over.at_eof()
+    writer.close()
+    server.close()
