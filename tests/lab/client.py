@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -95,7 +94,7 @@ class Pulling:
         finally:
             self.process.close()
             if not self._keep:
-                shutil.rmtree(self._host.path(self._folder), ignore_errors=True)
+                self._host.remove(self._folder)
 
 
 def start_pull(

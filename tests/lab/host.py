@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -112,6 +113,10 @@ class Host:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         path.chmod(mode)
 
+    def remove(self, inside: str) -> None:
+        """Take a folder away, with what is in it; one that is not there is none."""
+        shutil.rmtree(self.path(inside), ignore_errors=True)
+
     def changed_files(self) -> dict[str, tuple[int, int]]:
         """Every file that differs from the machine's (tmpfs folders aside): path -> (mode, mtime in ns).
 
@@ -142,6 +147,14 @@ class Host:
         sock.settimeout(timeout_s)
         sock.connect((str(address), port))
         return sock
+
+    def exchange(self, inside: str, line: bytes, *, timeout_s: float = 10) -> bytes:
+        """Send a line to a Unix socket of the host, and what comes back first."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(timeout_s)
+            sock.connect(str(self.path(inside)))
+            sock.sendall(line)
+            return sock.recv(65536)
 
     # Processes
 

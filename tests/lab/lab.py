@@ -16,7 +16,7 @@ from .image import LARGE, SINGLE, SMALL, Image, Recipe
 from .network import Network, on_the_internet, on_the_lan
 from .node import Node
 from .pki import Authority, token_signer
-from .registry import CONTROL, LOG, Plan, Registry, User, backend_config
+from .registry import Plan, Registry, User, backend_config, front_config
 from .resolver import Resolver
 from .token_service import Signer
 from .waiting import until
@@ -123,16 +123,7 @@ class Lab:
             ("token.key", signer.key),
         ):
             self.internet.write(f"{PKI}/{name}", pem, mode=0o600)
-        config = {
-            "certificate": f"{PKI}/server.crt",
-            "key": f"{PKI}/server.key",
-            "token_certificate": f"{PKI}/token.crt",
-            "token_key": f"{PKI}/token.key",
-            "log": LOG,
-            "control": CONTROL,
-            "registries": [plan.as_json() for plan in plans],
-        }
-        self.internet.write("/etc/lab/front.json", json.dumps(config))
+        self.internet.write("/etc/lab/front.json", json.dumps(front_config(PKI, plans)))
         self.internet.spawn(
             [sys.executable, "-m", "lab.front", "/etc/lab/front.json"], env=PYTHON_ENV, log="front"
         )

@@ -73,6 +73,21 @@ class Network:
             _up(wire, "wan0")
         self._set_up(host, interfaces, WAN_GATEWAYS)
 
+    def plug_machine_into_lan(self, name: str) -> None:
+        """A tap interface of this name on the bridge, for a virtual machine that runs on the switch."""
+        with _netlink(self._switch) as wire:
+            wire.link("add", ifname=name, kind="tuntap", mode="tap")
+            wire.link("set", index=_index(wire, name), master=_index(wire, BRIDGE), state="up")
+        self._ports[name] = name
+
+    def plug_machine_into_wan(self, name: str) -> None:
+        """The same on the far side of the router."""
+        with _netlink(self._switch) as wire:
+            wire.link("add", ifname=name, kind="tuntap", mode="tap")
+            _address(wire, name, WAN_GATEWAYS)
+            _up(wire, name)
+        self._ports[name] = name
+
     def _add_cable(self, wire: IPRoute, host: Host, port: str) -> None:
         for leftover in wire.link_lookup(ifname=port):
             # Of a node that has ended: the kernel takes its time over a namespace with sockets in it.

@@ -6,7 +6,6 @@ Behind it are a real docker-registry, a token service and a blob host on the int
 from __future__ import annotations
 
 import json
-import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -158,20 +157,11 @@ class Registry:
         return Publishing(repository=repository, image=image, process=process)
 
     def _push(self, layout: str, repository: str, tag: str) -> list[str]:
-        token = self._push_token(repository)
-        target = f"docker://127.0.0.1:{self.plan.port}/{repository}:{tag}"
-        options = ["--all", "--preserve-digests", "--dest-tls-verify=false", f"--dest-registry-token={token}"]
-        return ["skopeo", "copy", "--quiet", *options, f"oci:{layout}:{LAYOUT_TAG}", target]
-
-    def _push_token(self, repository: str) -> str:
-        access = [{"type": "repository", "name": repository, "actions": ["pull", "push"]}]
-        return self._signer.token(
-            service=self.plan.service, user="lab", access=access, now=int(time.time()), lifetime_s=600
-        )
+        return push_command(self.plan, self._signer, layout, repository, tag)
 
     def publish_artifact(self, artifact: Artifact, repository: str, tag: str) -> None:
         """Push an OCI artifact to the real registry behind the front, where it then stays."""
-        token = self._push_token(repository)
+        token = push_token(self.plan, self._signer, repository)
         pushed = {
             "registry": f"127.0.0.1:{self.plan.port}",
             "repository": repository,
@@ -297,12 +287,36 @@ class Registry:
         self._internet.run(["nft", "-f", "-"], stdin="\n".join(commands).encode()).or_raise()
 
     def _tell(self, **command: object) -> None:
-        with socket.socket(socket.AF_UNIX) as control:
-            control.settimeout(10)
-            control.connect(str(self._internet.path(CONTROL)))
-            control.sendall(json.dumps({"registry": self.name, **command}).encode() + b"\n")
-            if not control.recv(64).endswith(b"\n"):
-                raise ConnectionError("the front did not take the command; see its log")
+        line = json.dumps({"registry": self.name, **command}).encode() + b"\n"
+        if not self._internet.exchange(CONTROL, line).endswith(b"\n"):
+            raise ConnectionError("the front did not take the command; see its log")
+
+
+def push_token(plan: Plan, signer: Signer, repository: str) -> str:
+    """What the docker-registry process behind the front accepts for a push."""
+    access = [{"type": "repository", "name": repository, "actions": ["pull", "push"]}]
+    return signer.token(service=plan.service, user="lab", access=access, now=int(time.time()), lifetime_s=600)
+
+
+def push_command(plan: Plan, signer: Signer, layout: str, repository: str, tag: str) -> list[str]:
+    """skopeo's command line that pushes an image layout to the process behind the front, on the same host."""
+    token = push_token(plan, signer, repository)
+    target = f"docker://127.0.0.1:{plan.port}/{repository}:{tag}"
+    options = ["--all", "--preserve-digests", "--dest-tls-verify=false", f"--dest-registry-token={token}"]
+    return ["skopeo", "copy", "--quiet", *options, f"oci:{layout}:{LAYOUT_TAG}", target]
+
+
+def front_config(pki: str, plans: Sequence[Plan]) -> dict[str, Any]:  # Any: a JSON object
+    """The configuration of `front.py`, whose certificates and keys lie in `pki`."""
+    return {
+        "certificate": f"{pki}/server.crt",
+        "key": f"{pki}/server.key",
+        "token_certificate": f"{pki}/token.crt",
+        "token_key": f"{pki}/token.key",
+        "log": LOG,
+        "control": CONTROL,
+        "registries": [plan.as_json() for plan in plans],
+    }
 
 
 def backend_config(plan: Plan, token_certificate: str) -> str:
