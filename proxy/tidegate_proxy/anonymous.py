@@ -6,8 +6,10 @@ never leave this module but in a request to the registry that asked for them.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
@@ -34,6 +36,12 @@ class _TokenAnswer(msgspec.Struct):
 class _Token:
     value: str
     usable_until: float
+
+
+class _Send(Protocol):
+    """The request, with or without a token of ours."""
+
+    def __call__(self, *, own_authorization: str | None) -> Awaitable[UpstreamResponse]: ...
 
 
 class Anonymous:
@@ -63,30 +71,33 @@ class Anonymous:
         *,
         follow_redirects: bool = False,
         patience_s: float | None = None,
+        proven: bool = False,
     ) -> UpstreamResponse:
         """Like `Upstream.request`; a 401 that offers anonymous tokens is answered with one, once."""
+        bare = CIMultiDict(headers)
+        bare.popall("Authorization", None)
+        send = functools.partial(
+            self._upstream.request,
+            site,
+            method,
+            target,
+            bare,
+            follow_redirects=follow_redirects,
+            patience_s=patience_s,
+            proven=proven,
+        )
         try:
             async with asyncio.timeout(patience_s):
-                return await self._request(site, repository, method, target, headers, follow_redirects)
+                return await self._request(site, repository, send)
         except TimeoutError as error:
             raise UpstreamUnreachable(site, "no answer in time") from error
 
-    async def _request(
-        self,
-        site: Site,
-        repository: Repository,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        follow_redirects: bool,
-    ) -> UpstreamResponse:
+    async def _request(self, site: Site, repository: Repository, send: "_Send") -> UpstreamResponse:
         key = (site.authority, str(repository))
         known = self._tokens.get(key)
         if known is not None and known.usable_until <= self._clock():
             known = None
-        response = await self._upstream.request(
-            site, method, target, _with(headers, known), follow_redirects=follow_redirects
-        )
+        response = await send(own_authorization=_authorization(known))
         if response.status != 401:
             return response
         challenge = _bearer(response)
@@ -96,9 +107,7 @@ class Anonymous:
         if token is None:
             return response
         await response.close()
-        return await self._upstream.request(
-            site, method, target, _with(headers, token), follow_redirects=follow_redirects
-        )
+        return await send(own_authorization=_authorization(token))
 
     async def _obtain(
         self, key: tuple[str, str], site: Site, repository: Repository, challenge: Challenge
@@ -153,9 +162,5 @@ def _bearer(response: UpstreamResponse) -> Challenge | None:
     return next((found for found in challenges if found.scheme.lower() == "bearer"), None)
 
 
-def _with(headers: Mapping[str, str], token: _Token | None) -> CIMultiDict[str]:
-    sent = CIMultiDict(headers)
-    sent.popall("Authorization", None)
-    if token is not None:
-        sent["Authorization"] = f"Bearer {token.value}"
-    return sent
+def _authorization(token: _Token | None) -> str | None:
+    return None if token is None else f"Bearer {token.value}"

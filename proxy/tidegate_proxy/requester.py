@@ -13,7 +13,7 @@ from tidegate_proxy.upstream import Upstream, UpstreamResponse
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requester:
-    """Sends reads for `repository`. Two that compare equal ask with the same right."""
+    """Sends reads for a `repository` that may be read. Two that compare equal ask with the same right."""
 
     site: Site
     repository: Repository
@@ -42,8 +42,15 @@ class Requester:
                 sent,
                 follow_redirects=follow_redirects,
                 patience_s=patience_s,
+                proven=True,
             )
         sent["Authorization"] = self.authorization
         return await self.upstream.request(
-            self.site, method, target, sent, follow_redirects=follow_redirects, patience_s=patience_s
+            self.site,
+            method,
+            target,
+            sent,
+            follow_redirects=follow_redirects,
+            patience_s=patience_s,
+            proven=True,
         )
