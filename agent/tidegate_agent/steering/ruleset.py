@@ -29,6 +29,7 @@ KEEPER = "tidegate_keeper"
 LEASE_SET = "alive"
 STEERED4 = "steered4"
 STEERED6 = "steered6"
+REPLIES_CHAIN = "replies"
 DNS_CHAIN = "dns"
 QUERIES_CHAIN = "queries"
 STEER_CHAIN = "steer"
@@ -238,6 +239,11 @@ def steering_table(plan: Plan) -> Table:
         # Before connection tracking (-200), so that notrack still can; a nat chain must come after it.
         chains=(
             Chain(
+                name=REPLIES_CHAIN,
+                hook=OutputHook(type="filter", priority=-300),
+                rules=tuple(_replies_rules(plan)) if plan.dns_udp else (),
+            ),
+            Chain(
                 name=DNS_CHAIN,
                 hook=OutputHook(type="route", priority=-300),
                 rules=tuple(_dns_rules(plan)) if plan.dns_udp else (),
@@ -264,17 +270,24 @@ def keeper_table(name: str = KEEPER) -> Table:
     )
 
 
-def _dns_rules(plan: Plan) -> Iterable[Rule]:
-    resolvers = [(_unscoped(resolver), port) for resolver, port in plan.dns_udp.items()]
+def _replies_rules(plan: Plan) -> Iterable[Rule]:
+    """The responder's answers: whatever the exemption says, for our own sockets send them.
+
+    Without the lease, so that an answer that is under way when the lease ends still arrives. In a chain of
+    type filter, because one of type route would look up the packet's route again, and its destination stays.
+    """
     yield (NotOver(l4="udp"), Return())
-    # Replies first: our own sockets send them, so no exemption may come before; and without the lease, so
-    # that an answer that is under way when the lease ends still arrives.
-    for resolver, port in resolvers:
+    for resolver, port in plan.dns_udp.items():
         yield (
             From(address=_local(resolver), l4="udp", port=port),
             NoTrack(),
-            RewriteFrom(address=resolver, port=_DNS),
+            RewriteFrom(address=_unscoped(resolver), port=_DNS),
         )
+
+
+def _dns_rules(plan: Plan) -> Iterable[Rule]:
+    resolvers = [(_unscoped(resolver), port) for resolver, port in plan.dns_udp.items()]
+    yield (NotOver(l4="udp"), Return())
     yield (NotToPort(l4="udp", port=_DNS), Return())
     for resolver, port in resolvers:
         if resolver == PROBE_ADDRESS:

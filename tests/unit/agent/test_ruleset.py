@@ -16,6 +16,7 @@ from tidegate_agent.steering.nft import NftSteering, start_refusal
 from tidegate_agent.steering.ruleset import (
     Chain,
     LeaseHeld,
+    OutputHook,
     Plan,
     Redirect,
     RewriteTo,
@@ -60,13 +61,24 @@ def test_connections_are_steered_by_address_and_port_after_the_exemption() -> No
     ]
 
 
-def test_replies_come_first_then_the_probe_then_the_exemption_then_the_names() -> None:
-    """N2, I5: the replies of our own sockets must not be exempt; nothing else meets more than it must."""
-    assert lines(steering_table(PLAN), "dns") == [
+def test_replies_are_rewritten_without_an_exemption_and_without_the_lease() -> None:
+    """N2: our own sockets send them, and one that is under way when the lease ends still arrives.
+
+    The chain must not be of type route: each reply's route would be looked up again.
+    """
+    assert lines(steering_table(PLAN), "replies") == [
         "meta l4proto != udp return",
         "ip saddr 127.0.0.1 udp sport 5401 notrack ip saddr set 192.0.2.53 udp sport set 53",
         "ip6 saddr ::1 udp sport 5402 notrack ip6 saddr set fe80::1 udp sport set 53",
         "ip saddr 127.0.0.1 udp sport 5400 notrack ip saddr set 127.0.0.74 udp sport set 53",
+    ]
+    assert chain(steering_table(PLAN), "replies").hook == OutputHook(type="filter", priority=-300)
+
+
+def test_queries_meet_the_probe_then_the_exemption_then_the_names() -> None:
+    """N2, I5: nothing else meets more than it must."""
+    assert lines(steering_table(PLAN), "dns") == [
+        "meta l4proto != udp return",
         "udp dport != 53 return",
         "ip daddr 127.0.0.74 udp dport 53 notrack ip daddr set 127.0.0.1 udp dport set 5400",
         "meta mark & 0x000000ff == 0x00000074 return",
