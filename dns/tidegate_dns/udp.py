@@ -13,8 +13,9 @@ import socket
 from collections.abc import Callable, Sequence
 
 from tidegate_dns.address import LearnedAddress, loopback_of
+from tidegate_dns.datagrams import Datagrams
 from tidegate_dns.forwarder import Flight, Forwarder, Peer
-from tidegate_dns.message import MAX_MESSAGE, Question
+from tidegate_dns.message import Question
 from tidegate_dns.policy import Answer, Forward, Refuse, decide, lesson, refused, servfail
 from tidegate_dns.resolver import Resolver, Told
 from tidegate_dns.zone import Zone
@@ -50,6 +51,7 @@ class UdpPort:
         self.resolver = resolver
         self.forwarder: Forwarder | None = None
         self._sock = _bind(resolver)
+        self._datagrams = Datagrams(self._sock, DATAGRAMS_PER_WAKE)
         self.port: int = self._sock.getsockname()[1]
         self._zone = zone
         self._learn = learn
@@ -78,28 +80,25 @@ class UdpPort:
             self.forwarder.close()
 
     def _drain(self) -> None:
-        receive, send = self._sock.recvfrom, self._sock.sendto
         warm = self.resolver.udp.by_query
         now = self._clock()
-        hits = 0
-        for _ in range(DATAGRAMS_PER_WAKE):
-            try:
-                query, client = receive(MAX_MESSAGE)
-            except OSError:
-                break  # nothing more for now; an unconnected socket reports no other client's trouble
+        others: list[tuple[bytes, Peer]] = []
+        for number, query in enumerate(self._datagrams.receive()):
             kept = warm.get(query[2:])
             if kept is None or now >= kept.rendered_until:
-                self._take(query, client, now)
-                continue
-            try:
-                send(query[:2] + kept.rendered, client)
-            except OSError:
-                continue  # the client's socket or its buffer is gone: as lost on the way
-            hits += 1
+                others.append((query, self._datagrams.sender(number)))
+            else:
+                self._datagrams.reply(number, query[:2] + kept.rendered)
+        hits = self._datagrams.send()
         if hits:
             self._observe("hit", hits)
+        for query, client in others:
+            # Each by itself: they have left the socket, and one that fails must not take the others along.
+            self._loop.call_soon(self._take, query, client, now)
 
     def _take(self, query: bytes, client: Peer, now: float) -> None:
+        if self._closed:
+            return
         match decide(query, self._zone()):
             case Refuse():
                 self._observe("ignored", 1)
