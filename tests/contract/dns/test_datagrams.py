@@ -23,10 +23,10 @@ def sockets(request: pytest.FixtureRequest) -> Iterator[list[socket.socket]]:
 
 
 def test_each_sender_gets_its_own_answer(sockets: list[socket.socket]) -> None:
-    """N13: answers go where each came from, whichever are answered, and twice over the same memory."""
+    """N13: answers go where each came from, whichever are answered, and again in the same memory."""
     server, *clients = sockets
     datagrams = Datagrams(server, 8)
-    for round_ in (b"first, which is longer ", b"second "):
+    for round_ in (b"first ", b"second, longer than what was answered first "):
         for number, client in enumerate(clients):
             client.sendto(round_ + bytes([number]) * number, server.getsockname())
 
