@@ -1,0 +1,207 @@
+"""HTTP exchanges with registries and tiers, over sockets that are never steered (I5).
+
+Names are resolved by the agent's own resolver. Redirects, when asked to, are followed up to five hops;
+credentials stay with the origin they were meant for (RFC 9110, 15.4; FEATURES C8). A body is never decoded.
+This module knows no registry, judges no status, and remembers nothing but connections.
+"""
+
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from multidict import CIMultiDict
+from yarl import URL
+
+from tidegate_proxy.upstream import UpstreamBroken
+from tidegate_proxy.upstreams.tier_url import TierUrl
+
+FAILURES = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
+"""What `Exchange.send` raises when there is no answer."""
+
+MAX_REDIRECTS = 5
+CONNECT_TIMEOUT_S = 30.0
+IDLE_TIMEOUT_S = 60.0
+WRITE_TIMEOUT_S = 900.0  # registries on object stores copy a whole layer before they acknowledge it
+READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MAX_HEADER_BYTES = 64 * 1024
+_READ_BUFFER_BYTES = 1 << 20
+_DISCARD_LIMIT_BYTES = 64 * 1024
+_AUTOMATIC_HEADERS = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
+_FOR_ONE_ORIGIN = ("Authorization", "Proxy-Authorization", "Host")
+
+
+class ElsewhereUnreachable(OSError):
+    """The one that was asked answered, but where it sent us does not."""
+
+
+class HttpResponse:
+    """`UpstreamResponse` over aiohttp's; `broke` is told why the body ended early."""
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, *, broke: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._response = response
+        self._broke = broke
+        self.status = response.status
+        self.headers = response.headers
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            cause = f"{self._response.url.host} cut its answer short: {said(error)}"
+            self._broke(cause)
+            raise UpstreamBroken(cause) from error
+
+    async def read(self, limit_bytes: int) -> bytes | None:
+        body = bytearray()
+        async for chunk in self.chunks():
+            body += chunk
+            if len(body) > limit_bytes:
+                return None
+        return bytes(body)
+
+    async def close(self) -> None:
+        self._response.release() if self._response.content.at_eof() else self._response.close()
+
+
+class Exchange:
+    """Requests over a pool of kept-alive connections, through an HTTP CONNECT proxy if one is given.
+
+    Writes get a connection each: on a kept one that the other side is just closing they would fail, and what
+    has a body cannot be sent again.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolver: AbstractResolver,
+        exempt: Callable[[socket.socket], None],
+        through: TierUrl | None = None,
+        connections: int = 100,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
+        write_timeout_s: float = WRITE_TIMEOUT_S,
+    ) -> None:
+        """An answer's next bytes are waited for `idle_timeout_s`, an answer to a write `write_timeout_s`."""
+
+        def exempt_socket(address: tuple[Any, ...]) -> socket.socket:
+            family, kind, protocol, _, _ = address
+            sock = socket.socket(family, kind, protocol)
+            exempt(sock)
+            return sock
+
+        def session(timeout_s: float, *, keep_alive: bool) -> aiohttp.ClientSession:
+            return aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    resolver=resolver,
+                    use_dns_cache=False,
+                    socket_factory=exempt_socket,
+                    limit=connections,
+                    keepalive_timeout=15 if keep_alive else None,
+                    force_close=not keep_alive,
+                ),
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=_timeout(timeout_s),
+                max_line_size=_MAX_HEADER_BYTES,
+                max_field_size=_MAX_HEADER_BYTES,
+                read_bufsize=_READ_BUFFER_BYTES,
+                skip_auto_headers=_AUTOMATIC_HEADERS,
+                trust_env=False,
+            )
+
+        self._reading = session(idle_timeout_s, keep_alive=True)
+        self._writing = session(write_timeout_s, keep_alive=False)
+        self._proxy = None if through is None else URL(through.origin)
+        login = through.login if through is not None else None
+        self._proxy_auth = None if login is None else aiohttp.BasicAuth(*login)
+
+    async def close(self) -> None:
+        """Drop every connection."""
+        await self._reading.close()
+        await self._writing.close()
+
+    async def send(
+        self,
+        url: str,
+        method: str,
+        headers: Mapping[str, str],
+        *,
+        tls: Callable[[str], ssl.SSLContext],
+        body: AsyncIterator[bytes] | None = None,
+        follow_redirects: bool = False,
+        silence_s: float | None = None,
+    ) -> aiohttp.ClientResponse:
+        """The answer's head; raises one of FAILURES.
+
+        `tls` gives the context for a URL that is about to be asked. `silence_s` is how long the answer to a
+        read may pause, if not the usual time.
+        """
+        first = urlsplit(url)
+        sent = CIMultiDict(headers)
+        sent["Host"] = first.netloc
+        session = self._reading if method in READS else self._writing
+        timeout = session.timeout if silence_s is None else _timeout(silence_s)
+        for followed in range(MAX_REDIRECTS + 1):
+            try:
+                response = await session.request(
+                    method,
+                    URL(url, encoded=True),
+                    headers=sent,
+                    data=body,
+                    allow_redirects=False,
+                    ssl=tls(url),
+                    proxy=self._proxy,
+                    proxy_auth=self._proxy_auth,
+                    timeout=timeout,
+                )
+            except (aiohttp.ClientError, OSError) as error:
+                if followed:
+                    raise ElsewhereUnreachable(f"{urlsplit(url).hostname}: {said(error)}") from error
+                raise
+            location = response.headers.get("Location")
+            if not (follow_redirects and response.status in _REDIRECTS and location):
+                break
+            following = urljoin(url, location)
+            if followed == MAX_REDIRECTS or urlsplit(following).scheme not in ("https", first.scheme):
+                break  # not one that we follow; whether a client does is its own business
+            await _discard(response)
+            if _origin(following) != _origin(url):
+                for name in _FOR_ONE_ORIGIN:
+                    sent.popall(name, None)
+            url = following
+        return response
+
+
+def said(error: BaseException) -> str:
+    """What a failure says of itself, in words."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"CONNECT is answered {error.status} {error.message}"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error) or repr(error)
+
+
+def _timeout(read_s: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=read_s)
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port
+
+
+async def _discard(response: aiohttp.ClientResponse) -> None:
+    """Read a short body away so that the connection can be used again; drop the connection otherwise."""
+    length = response.content_length
+    if length is not None and length <= _DISCARD_LIMIT_BYTES:
+        await response.read()
+    else:
+        response.close()
+    response.release()
