@@ -7,8 +7,8 @@ the socket's cgroup and user narrow the answer to a group of processes in this n
 
 import os
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,8 @@ _LOOKED_AT_PROCESSES = 1024
 _LOOKED_AT_LINKS = 8192
 _REMEMBERED = 512
 _PASSED = 16384
-_HINTS = 4
+_HINTS = 16
+_HINTS_TRIED = 8
 _GROUP_PROCESSES = 512
 _GROUP_KEPT_S = 1.0
 
@@ -47,10 +48,11 @@ class _Search:
 
 
 class Owners:
-    """Looks first where the last socket of the same user in the same cgroup was found.
+    """Looks first where sockets of the same user in the same cgroup were found.
 
-    Most clients are new processes, and most processes on a host are neither: a search seldom opens more than
-    one of them.
+    A descriptor that is closed is given to the next socket, and the oldest connection is likely to have ended
+    first, so the descriptor that was seen in use longest ago is looked at first. Most clients are new
+    processes, and most processes on a host are neither: a search seldom opens more than one of them.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Owners:
         self._proc = str(proc)
         self._clock = clock
         self._ours = (os.getpid(), os.getppid())  # these can be looked into without any right
-        self._hints: OrderedDict[tuple[int, int], list[tuple[int, str]]] = OrderedDict()
+        self._hints: OrderedDict[tuple[int, int], deque[tuple[int, str]]] = OrderedDict()
         self._passed: set[int] = set()
         self._groups: OrderedDict[tuple[int, int], tuple[float, Owner]] = OrderedDict()
 
@@ -76,15 +78,16 @@ class Owners:
             return UNKNOWN
         key = (found.cgroup_id, found.uid)
         link = f"socket:[{found.inode}]"
-        hints = self._hints.get(key, [])
-        for pid, descriptor in hints:
-            if self._link(pid, descriptor) == link:
+        known: Mapping[int, None] = {}
+        if hints := self._hints.get(key):
+            known = dict.fromkeys(pid for pid, _ in hints)
+            if pid := self._hinted(hints, link):
                 return Owner((pid,), certain=True)
         group = self._groups.get(key)
         if group is not None and self._clock() < group[0]:
             return group[1]
         search = _Search(link)
-        for pid in self._candidates(found.cgroup_id, hints):
+        for pid in self._candidates(found.cgroup_id, known):
             descriptor = self._descriptor(pid, search)
             if descriptor:
                 self._remember(key, pid, descriptor)
@@ -93,9 +96,25 @@ class Owners:
                 return UNKNOWN
         return self._group(key, found.uid, search)
 
-    def _candidates(self, cgroup_id: int, hints: list[tuple[int, str]]) -> Iterable[int]:
+    def _hinted(self, hints: deque[tuple[int, str]], link: str) -> int:
+        """The process that holds the socket where one was seen before, 0 when none of those does."""
+        tried = 0
+        while tried < min(len(hints), _HINTS_TRIED):
+            pid, descriptor = hints[tried]
+            now = self._link(pid, descriptor)
+            if now == link:
+                del hints[tried]
+                hints.append((pid, descriptor))
+                return pid
+            if now:
+                tried += 1
+            else:
+                del hints[tried]
+        hints.rotate(-tried)  # or connections that last would hide the others
+        return 0
+
+    def _candidates(self, cgroup_id: int, known: Mapping[int, None]) -> Iterable[int]:
         """Who had such a socket before; then who is new since the last search; then everybody else."""
-        known = dict.fromkeys(pid for pid, _ in hints)
         yield from known
         listed = self._cgroups.pids(cgroup_id)
         if listed is None:
@@ -133,9 +152,10 @@ class Owners:
             return ""
 
     def _remember(self, key: tuple[int, int], pid: int, descriptor: str) -> None:
-        """Descriptors are handed out from the lowest free: the next socket is likely to have a recent one."""
-        found = (pid, descriptor)
-        self._hints[key] = [found, *(hint for hint in self._hints.get(key, []) if hint != found)][:_HINTS]
+        hints = self._hints.setdefault(key, deque(maxlen=_HINTS))
+        if (pid, descriptor) in hints:
+            hints.remove((pid, descriptor))
+        hints.append((pid, descriptor))
         self._hints.move_to_end(key)
         if len(self._hints) > _REMEMBERED:
             self._hints.popitem(last=False)

@@ -16,6 +16,7 @@ from tidegate_agent.clients.mounts import File, file_at, parse_mounts
 _TICKS = os.sysconf("SC_CLK_TCK")
 _STARTTIME = 19  # field 22 of stat(5), counted from the one after the name
 _KEPT = 1024
+_HELD = 32  # each takes a descriptor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,19 @@ def parse_stat(data: bytes) -> tuple[str, int]:
     return name.decode(errors="replace"), int(fields[_STARTTIME])
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A process whose `/proc/PID/comm` is held open, and what that said when the process was read.
+
+    The open file belongs to the process and not to its number: it cannot be read any more once the process
+    has ended, whoever has the number then. That it says the same means that everything is still true.
+    """
+
+    process: Process
+    comm: int
+    said: bytes
+
+
 class Processes:
     """Reads `/proc`. A process's view of the trust store is looked at once for each program that it runs."""
 
@@ -53,6 +67,12 @@ class Processes:
         # The agent's own unit may give it mounts of its own; process 1 has the host's, unless it is hidden.
         self._host = "1" if os.access(f"{proc}/1/mountinfo", os.R_OK) else "self"
         self._views: OrderedDict[tuple[int, int, str], bool] = OrderedDict()
+        self._held: OrderedDict[int, _Held] = OrderedDict()
+
+    def close(self) -> None:
+        """Let go of the processes that are held."""
+        while self._held:
+            self._let_go(next(iter(self._held)))
 
     def read(self, pid: int) -> Process | None:
         """The process, None when it is gone or hidden."""
@@ -68,6 +88,28 @@ class Processes:
         except (OSError, ValueError):
             return None
         return Process(pid=pid, started_ticks=started, name=name, sees_store=sees_store)
+
+    def reread(self, pid: int) -> Process | None:
+        """As `read`, for a few processes that are asked for again and again: by one system call."""
+        held = self._held.get(pid)
+        if held is not None:
+            if _says(held.comm) == held.said:
+                return held.process
+            self._let_go(pid)
+        try:
+            comm = os.open(f"{self._proc}/{pid}/comm", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return self.read(pid)  # no descriptors, say
+        process = self.read(pid)
+        # Asked after the process was read: it has the number still, so it is the one that was read.
+        said = _says(comm)
+        if process is None or said.removesuffix(b"\n").decode(errors="replace") != process.name:
+            os.close(comm)
+            return process
+        self._held[pid] = _Held(process, comm, said)
+        if len(self._held) > _HELD:
+            self._let_go(next(iter(self._held)))
+        return process
 
     def pids(self) -> list[int]:
         """Every process that can be seen, the newest first (unless pids have wrapped around)."""
@@ -106,6 +148,9 @@ class Processes:
             return ""
         return service_of(text)
 
+    def _let_go(self, pid: int) -> None:
+        os.close(self._held.pop(pid).comm)
+
     def _sees_store(self, pid: int) -> bool:
         if self._bundle is None:
             return True
@@ -141,6 +186,13 @@ def service_of(cgroup: str) -> str:
                 if part.endswith(".service"):
                     return part.removesuffix(".service")
     return ""
+
+
+def _says(comm: int) -> bytes:
+    try:
+        return os.pread(comm, 64, 0)
+    except OSError:  # ESRCH: it has ended
+        return b""
 
 
 def _read(path: str, size: int) -> bytes:

@@ -91,6 +91,7 @@ class Clients:
     def open(cls, parts: AsyncExitStack, *, state_dir: Path, bundle: Path | None) -> "Clients":
         """The register of this host; without sock_diag every client is unknown."""
         processes = Processes(bundle=bundle)
+        parts.callback(processes.close)
         try:
             mounted = hierarchy(Path("/proc/self/mountinfo").read_text(errors="replace"))
         except OSError:
@@ -124,7 +125,7 @@ class Clients:
         if until is not None and self._now() < until:
             self._show(client.processes, Reason.DISTRUSTED, until)
             return Reason.DISTRUSTED
-        found = doubtful(client.processes, trusted_since=self._trusted_since())
+        found = doubtful(client.processes, trusted_since=self._since(client.processes))
         if found is not None:
             process, reason = found
             self._show((process,), reason, None)
@@ -182,7 +183,7 @@ class Clients:
         owner = self._owners.of(facts)
         if not owner.certain:
             return self._group(facts, owner) if owner.pids else None
-        process = self._processes.read(owner.pids[0])
+        process = self._processes.reread(owner.pids[0])
         return None if process is None else Client(identity=_identity(process), processes=(process,))
 
     def _group(self, facts: SocketFacts, owner: Owner) -> Client:
@@ -191,6 +192,10 @@ class Clients:
             read = tuple(process for pid in owner.pids if (process := self._processes.read(pid)) is not None)
             self._last_group = (owner, read)
         return Client(identity=("group", facts.cgroup_id, facts.uid), processes=self._last_group[1])
+
+    def _since(self, processes: Sequence[Process]) -> float | None:
+        """Since when the store holds our anchor, where that matters: to runtimes. Costs a look at files."""
+        return self._trusted_since() if any(process.name in RUNTIMES for process in processes) else None
 
     def _trusts_by_now(self, shown: Spliced) -> bool:
         """The anchor was taken back, or was older than thought."""

@@ -34,6 +34,44 @@ for client in clients:
     print(*client.getsockname()[:2], flush=True)
 sys.stdin.read()
 """
+# Holds so many connections; for each line read it closes the one that the line numbers and opens another.
+RENEWING = """
+import socket, sys
+address, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+held = []
+while True:
+    if len(held) >= count:
+        line = sys.stdin.readline()
+        if not line:
+            break
+        held.pop(int(line)).close()
+    held.append(socket.create_connection((address, port)))
+    print(held[-1].getsockname()[1], flush=True)
+"""
+# In a pid namespace of its own: a process is read, ends, and another one gets its number.
+SAME_NUMBER = """
+import json, subprocess
+from tidegate_agent.clients.process import Processes
+processes, told = Processes(bundle=None), []
+first = subprocess.Popen(["sleep", "30"])
+while processes.read(first.pid).name != "sleep":
+    pass
+told += [processes.reread(first.pid).name, processes.reread(first.pid).name]
+first.kill()
+first.wait(10)
+told.append(processes.reread(first.pid))
+again = subprocess.Popen(["sleep", "30"])
+processes.reread(again.pid)
+again.kill()
+again.wait(10)
+open("/proc/sys/kernel/ns_last_pid", "w").write(str(again.pid - 1))
+other = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+while processes.read(other.pid).name != "cat":
+    pass
+told += [processes.reread(other.pid).name, other.pid == again.pid]
+other.communicate()
+print(json.dumps(told))
+"""
 WITHOUT_PTRACE = ("setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-all")
 ASK = """
 import json, sys
@@ -193,6 +231,34 @@ def test_the_owner_is_the_process_that_holds_the_socket(sockets: SockDiag, open_
             assert found.of(facts) == Owner((client.pid,), certain=True)
 
 
+@pytest.mark.parametrize("kept", [0, 9])
+def test_the_owner_is_found_however_its_connections_come_and_go(
+    sockets: SockDiag, parts: ExitStack, kept: int
+) -> None:
+    """N9: descriptors are used again in any order, beside some that stay, and by two processes in turn."""
+    found, clients = owners(), []
+    listener = parts.enter_context(socket.create_server(("127.0.0.1", 0)))
+    server = Endpoint.of(*listener.getsockname()[:2])
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", RENEWING, "127.0.0.1", str(server.port), str(kept + 4)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        parts.callback(process.wait, 10)
+        clients.append((process, parts.enter_context(process.stdin), parts.enter_context(process.stdout)))
+        assert all(process.stdout.readline() for _ in range(kept + 4))
+    for step in range(60):
+        process, orders, answers = clients[step // 2 % 2]
+        orders.write(f"{kept + step * step % 4}\n")
+        orders.flush()
+        facts = sockets.find(Endpoint.of("127.0.0.1", int(answers.readline())), server)
+
+        assert facts is not None
+        assert found.of(facts) == Owner((process.pid,), certain=True)
+
+
 def test_nobody_owns_a_socket_that_its_process_has_closed() -> None:
     """N9: inode 0, which is no socket of anybody's."""
     assert owners().of(SocketFacts(inode=0, uid=os.getuid(), cgroup_id=1)).pids == ()
@@ -248,6 +314,52 @@ def test_a_process_that_is_gone_is_nobody() -> None:
         process.wait(10)
 
     assert Processes(bundle=None).read(process.pid) is None
+
+
+def test_a_process_that_becomes_another_program_is_told_by_its_new_name() -> None:
+    """N9: exec keeps pid and start time; what was known of the program before is not true of this one."""
+    processes = Processes(bundle=None)
+    with subprocess.Popen(["sh", "-c", "read x; exec sleep 30"], stdin=subprocess.PIPE) as process:
+        names = {read.name for _ in range(3) if (read := processes.reread(process.pid)) is not None}
+        assert names <= {"sh", Path(sys.executable).name[:15]}
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        deadline = time.monotonic() + 10
+        while (read := processes.read(process.pid)) is not None and read.name != "sleep":
+            assert time.monotonic() < deadline
+        again = processes.reread(process.pid)
+        process.kill()
+
+    assert again == read
+    assert processes.reread(process.pid) is None
+    processes.close()
+
+
+@needs_root
+def test_a_number_that_another_process_got_is_not_the_process_before() -> None:
+    """N9: pids are used again."""
+    told = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", SAME_NUMBER],
+        env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PATH": os.environ["PATH"]},
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
+
+    assert json.loads(told.stdout) == ["sleep", "sleep", None, "cat", True]
+
+
+def test_few_processes_are_held() -> None:
+    """I8: a held process takes a descriptor."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    processes = Processes(bundle=None)
+    for pid in processes.pids()[:200]:
+        processes.reread(pid)
+    held = len(list(Path("/proc/self/fd").iterdir())) - before
+    processes.close()
+
+    assert 0 < held <= 32
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_process_started_when_it_started() -> None:
