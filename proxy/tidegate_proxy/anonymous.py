@@ -1,41 +1,36 @@
 """Requests in nobody's name: a registry's public content, with an anonymous token where it wants one.
 
-The token flow is the distribution project's (docs/spec/auth/token.md): a 401 names realm, service and
-scope; the realm hands a token for them to anyone. Tokens are kept until shortly before they expire and
-never leave this module but in a request to the registry that asked for them.
+Tokens are kept until shortly before they expire and never leave this module but in a request to the registry
+that asked for them.
 """
 
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import urlencode, urlsplit
 
-import msgspec
 from multidict import CIMultiDict
 
-from tidegate_proxy.challenge import Challenge, parse_challenges
+from tidegate_proxy.challenge import Challenge
 from tidegate_proxy.reference import Repository
 from tidegate_proxy.single_flight import SingleFlight
 from tidegate_proxy.site import Site
-from tidegate_proxy.upstream import Upstream, UpstreamBroken, UpstreamResponse, UpstreamUnreachable
+from tidegate_proxy.upstream import Upstream, UpstreamResponse, UpstreamUnreachable
+from tidegate_proxy.upstreams.realm import TokenService, token_service
+from tidegate_proxy.upstreams.tokens import (
+    Token,
+    TokenRefused,
+    Tokens,
+    TokenServiceFailing,
+    ask_for_token,
+    challenges_of,
+    scheme_of,
+)
 
-_TOKEN_ANSWER_LIMIT_BYTES = 256 * 1024
-_DEFAULT_LIFE_S = 60  # the token specification's default for a missing expires_in
-_MAX_TOKENS = 4096
-
-
-class _TokenAnswer(msgspec.Struct):
-    token: str = ""
-    access_token: str = ""
-    expires_in: int = _DEFAULT_LIFE_S
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    value: str
-    usable_until: float
+_NOBODY = ""
+_UNKNOWN_REPOSITORY = "tidegate/nobody"
+_GENEROSITY_BELIEVED_FOR_S = 3600.0
+_MAX_SERVICES = 256
 
 
 class _Send(Protocol):
@@ -47,11 +42,20 @@ class _Send(Protocol):
 class Anonymous:
     """Sends requests for one repository without anyone's credentials."""
 
-    def __init__(self, upstream: Upstream, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        *,
+        clock: Callable[[], float],
+        challenged: Callable[[Site, TokenService], None] = lambda _site, _service: None,
+    ) -> None:
+        """`challenged` is told which token service a site names."""
         self._upstream = upstream
         self._clock = clock
-        self._tokens: dict[tuple[str, str], _Token] = {}
-        self._obtaining: SingleFlight[tuple[str, str], _Token | None] = SingleFlight()
+        self._challenged = challenged
+        self._tokens = Tokens(clock)
+        self._obtaining: SingleFlight[tuple[str, str], Token | None] = SingleFlight()
+        self._generous: dict[tuple[str, str], tuple[bool, float]] = {}
 
     async def close(self) -> None:
         """End what runs."""
@@ -92,75 +96,64 @@ class Anonymous:
         except TimeoutError as error:
             raise UpstreamUnreachable(site, "no answer in time") from error
 
+    async def gives_tokens(self, site: Site, challenge: Challenge) -> bool:
+        """Whether the token service that the site names gives a token to who has no login.
+
+        Most give one that is good for nothing but what is public; others turn such a client away.
+        """
+        service = token_service(site, challenge)
+        if service is None:
+            return False
+        key = (service.site.authority, service.path)
+        known = self._generous.get(key)
+        if known is not None and self._clock() < known[1]:
+            return known[0]
+        try:
+            await self._obtain_from(service, _UNKNOWN_REPOSITORY)
+        except TokenServiceFailing:
+            return False
+        except TokenRefused:
+            gives = False
+        else:
+            gives = True
+        if len(self._generous) >= _MAX_SERVICES:
+            self._generous.pop(next(iter(self._generous)))
+        self._generous[key] = (gives, self._clock() + _GENEROSITY_BELIEVED_FOR_S)
+        return gives
+
     async def _request(self, site: Site, repository: Repository, send: "_Send") -> UpstreamResponse:
-        key = (site.authority, str(repository))
-        known = self._tokens.get(key)
-        if known is not None and known.usable_until <= self._clock():
-            known = None
+        known = self._tokens.get(site.authority, str(repository), _NOBODY)
         response = await send(own_authorization=_authorization(known))
         if response.status != 401:
             return response
-        challenge = _bearer(response)
-        if challenge is None:
+        challenge = scheme_of(challenges_of(response), "bearer")
+        service = token_service(site, challenge) if challenge is not None else None
+        if service is None:
             return response
-        token = await self._obtain(key, site, repository, challenge)
+        self._challenged(site, service)
+        token = await self._obtain(service, site, repository)
         if token is None:
             return response
         await response.close()
         return await send(own_authorization=_authorization(token))
 
-    async def _obtain(
-        self, key: tuple[str, str], site: Site, repository: Repository, challenge: Challenge
-    ) -> _Token | None:
-        token = await self._obtaining.run(key, lambda: self._fetch_token(site, repository, challenge))
+    async def _obtain(self, service: TokenService, site: Site, repository: Repository) -> Token | None:
+        key = (site.authority, str(repository))
+
+        async def obtain() -> Token | None:
+            try:
+                return await self._obtain_from(service, str(repository))
+            except (TokenRefused, TokenServiceFailing):
+                return None
+
+        token = await self._obtaining.run(key, obtain)
         if token is not None:
-            if len(self._tokens) >= _MAX_TOKENS:
-                self._tokens.pop(next(iter(self._tokens)))
-            self._tokens[key] = token
+            self._tokens.put(*key, _NOBODY, token)
         return token
 
-    async def _fetch_token(self, site: Site, repository: Repository, challenge: Challenge) -> _Token | None:
-        realm = urlsplit(challenge.parameters.get("realm", ""))
-        if realm.hostname is None or realm.scheme not in ("https", site.scheme):
-            return None
-        issuer = Site(
-            registry=site.registry,
-            host=realm.hostname,
-            port=realm.port or (443 if realm.scheme == "https" else 80),
-            scheme=realm.scheme,
-        )
-        scope = {"scope": f"repository:{repository}:pull"}
-        if service := challenge.parameters.get("service"):
-            scope["service"] = service
-        query = "&".join(part for part in (realm.query, urlencode(scope)) if part)
-        try:
-            response = await self._upstream.request(
-                issuer, "GET", f"{realm.path or '/'}?{query}", {"Accept-Encoding": "identity"}
-            )
-            try:
-                body = await response.read(_TOKEN_ANSWER_LIMIT_BYTES) if response.status == 200 else None
-            finally:
-                await response.close()
-        except (UpstreamUnreachable, UpstreamBroken):
-            return None
-        return _parse_token(body, self._clock()) if body is not None else None
+    async def _obtain_from(self, service: TokenService, repository: str) -> Token:
+        return await ask_for_token(self._upstream, service, repository, authorization=None, now=self._clock())
 
 
-def _parse_token(body: bytes, now: float) -> _Token | None:
-    try:
-        answer = msgspec.json.decode(body, type=_TokenAnswer)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    value = answer.token or answer.access_token
-    if not value or not value.isprintable():
-        return None
-    return _Token(value, now + 0.8 * max(answer.expires_in, 0))
-
-
-def _bearer(response: UpstreamResponse) -> Challenge | None:
-    challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
-    return next((found for found in challenges if found.scheme.lower() == "bearer"), None)
-
-
-def _authorization(token: _Token | None) -> str | None:
+def _authorization(token: Token | None) -> str | None:
     return None if token is None else f"Bearer {token.value}"

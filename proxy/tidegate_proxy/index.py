@@ -1,4 +1,4 @@
-"""What is known about stored content beside its bytes: media types, tags, public repositories, last use.
+"""What is known about stored content beside its bytes: media types, tags, who may read what, last use.
 
 One process owns the file. All SQL runs in one thread of the index; answers are remembered, so that a
 hit's look-up is a dict access and no thread hop. Writes are remembered at once and written in order.
@@ -26,6 +26,11 @@ from tidegate_proxy.remembered import MISSING, Remembered
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
+# By whether it is in the name of a login.
+_READABLE = {
+    False: "public WHERE registry = ? AND repository = ?",
+    True: "shared WHERE registry = ? AND repository = ? AND login = ?",
+}
 _TOUCHES_AT_ONCE = 1024
 _TOUCHES_EVERY_S = 5.0
 
@@ -47,8 +52,8 @@ class Index:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="index")
         self._descriptors: Remembered[Digest, Descriptor | None] = Remembered(remembered)
         self._tags: Remembered[tuple[str, str, str], tuple[TagVariant, ...]] = Remembered(remembered)
-        self._public: Remembered[tuple[str, str], datetime | None] = Remembered(remembered)
-        self._any_public: Remembered[str, bool] = Remembered(remembered)
+        self._public: Remembered[tuple[str, str, str], datetime | None] = Remembered(remembered)
+        self._any_public: Remembered[tuple[str, str], bool] = Remembered(remembered)
         self._touched: dict[Digest, datetime] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -112,42 +117,49 @@ class Index:
         self._tags.put(key, ())
         await self._write("DELETE FROM tags WHERE registry = ? AND repository = ? AND tag = ?", key)
 
-    async def public_checked_at(self, registry: str, repository: str) -> datetime | None:
-        """When the repository last answered an anonymous request; None if it is not known to be public."""
-        key = (registry, repository)
+    async def public_checked_at(self, registry: str, repository: str, login: str = "") -> datetime | None:
+        """When the repository last answered an anonymous request; None if it is not known to be public.
+
+        Here and below: with `login`, the same of requests in the name of that login.
+        """
         return await self._known(
             self._public,
-            key,
-            "SELECT checked_at FROM public WHERE registry = ? AND repository = ?",
-            key,
+            (registry, repository, login),
+            f"SELECT checked_at FROM {_READABLE[bool(login)]}",
+            _readable_row(registry, repository, login),
             lambda rows: _time(rows[0][0]) if rows else None,
         )
 
-    def remembered_public(self, registry: str, repository: str) -> datetime | None:
+    def remembered_public(self, registry: str, repository: str, login: str = "") -> datetime | None:
         """As `public_checked_at`, from memory alone: None also when the file would have to be asked."""
-        known = self._public.get((registry, repository))
+        known = self._public.get((registry, repository, login))
         return None if known is MISSING else known
 
-    async def any_public(self, registry: str) -> bool:
+    async def any_public(self, registry: str, login: str = "") -> bool:
         """Whether any repository of the registry is known to be public."""
-        return await self._known(
-            self._any_public, registry, "SELECT 1 FROM public WHERE registry = ? LIMIT 1", (registry,), bool
-        )
+        sql = "SELECT 1 FROM public WHERE registry = ? LIMIT 1"
+        if login:
+            sql = "SELECT 1 FROM shared WHERE registry = ? AND login = ? LIMIT 1"
+        row = (registry, login) if login else (registry,)
+        return await self._known(self._any_public, (registry, login), sql, row, bool)
 
-    async def mark_public(self, registry: str, repository: str, when: datetime) -> None:
+    async def mark_public(self, registry: str, repository: str, when: datetime, login: str = "") -> None:
         """The repository answered an anonymous request."""
-        self._public.put((registry, repository), when)
-        self._any_public.put(registry, True)
+        self._public.put((registry, repository, login), when)
+        self._any_public.put((registry, login), True)
+        row: Row = (*_readable_row(registry, repository, login), when.timestamp())
         await self._write(
-            "INSERT OR REPLACE INTO public (registry, repository, checked_at) VALUES (?, ?, ?)",
-            (registry, repository, when.timestamp()),
+            "INSERT OR REPLACE INTO shared (registry, repository, login, checked_at) VALUES (?, ?, ?, ?)"
+            if login
+            else "INSERT OR REPLACE INTO public (registry, repository, checked_at) VALUES (?, ?, ?)",
+            row,
         )
 
-    async def mark_private(self, registry: str, repository: str) -> None:
+    async def mark_private(self, registry: str, repository: str, login: str = "") -> None:
         """The repository refused an anonymous request."""
-        self._public.put((registry, repository), None)
-        self._any_public.forget(registry)
-        await self._write("DELETE FROM public WHERE registry = ? AND repository = ?", (registry, repository))
+        self._public.put((registry, repository, login), None)
+        self._any_public.forget((registry, login))
+        await self._write(f"DELETE FROM {_READABLE[bool(login)]}", _readable_row(registry, repository, login))
 
     def touch(self, digest: Digest, when: datetime) -> None:
         """The content was used: a dict entry now, and one transaction for many of them a little later."""
@@ -214,6 +226,10 @@ def _descriptor(digest: Digest, rows: Sequence[Row]) -> Descriptor | None:
             return Descriptor(media_type=media_type, digest=digest, size_bytes=size_bytes)
         case _:
             return None
+
+
+def _readable_row(registry: str, repository: str, login: str) -> tuple[str, ...]:
+    return (registry, repository, login) if login else (registry, repository)
 
 
 def _variants(rows: Sequence[Row]) -> tuple[TagVariant, ...]:

@@ -29,6 +29,13 @@ CREATE TABLE uses (digest TEXT PRIMARY KEY, last_use REAL NOT NULL) STRICT, WITH
 """
 
 
+# Since the first version, and no reason for another: a program that does not know it leaves it alone.
+_ADDED = """
+CREATE TABLE IF NOT EXISTS shared (registry TEXT, repository TEXT, login TEXT, checked_at REAL NOT NULL,
+    PRIMARY KEY (registry, repository, login)) STRICT, WITHOUT ROWID;
+"""
+
+
 class _Damaged(Exception):
     """The file is not an index of this version."""
 
@@ -157,6 +164,7 @@ def _connect(path: Path | None) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = NORMAL")
         if not tables:
             connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+        connection.executescript(_ADDED)
     except BaseException:
         connection.close()
         raise

@@ -20,6 +20,11 @@ async def pass_through(
     response = await upstream.request(
         incoming.site, incoming.method, incoming.target, headers, body=incoming.body, patience_s=patience_s
     )
+    return as_answer(response, kind)
+
+
+def as_answer(response: UpstreamResponse, kind: Kind) -> Answer:
+    """A registry's answer as it is; its body must be read to an end or closed."""
     return Answer(
         status=response.status,
         headers=end_to_end(response.headers.items()),

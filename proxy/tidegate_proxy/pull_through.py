@@ -19,10 +19,12 @@ from tidegate_proxy.fetch import Fetches
 from tidegate_proxy.filling import FetchEnded
 from tidegate_proxy.index import Index
 from tidegate_proxy.manifests import Manifests
-from tidegate_proxy.public import Publicness
+from tidegate_proxy.public import Readable
 from tidegate_proxy.registry import RegistryService
 from tidegate_proxy.store import Durability, Store
 from tidegate_proxy.upstream import Upstream
+from tidegate_proxy.upstreams.credentials import Credentials
+from tidegate_proxy.upstreams.signed_in import SignedIn
 from tidegate_proxy.usage import Usage
 
 PATIENCE_S = 2.0
@@ -50,6 +52,7 @@ class PullThroughCache:
         upstream: Upstream,
         fetch_ended: Callable[[FetchEnded], None],
         say: Callable[[str], None],
+        credentials: Credentials | None = None,
     ) -> Self:
         """Everything open, to be closed by `parts`; raises StartRefused for an unusable state directory."""
         store = Store.open(state_dir, durability=durability)
@@ -58,16 +61,28 @@ class PullThroughCache:
         parts.push_async_callback(asyncio.wait, [counting])
         index = Index.open(state_dir / "index.sqlite", say=say)
         parts.push_async_callback(index.close)
-        anonymous = Anonymous(upstream, clock=time.monotonic)
+        credentials = credentials or Credentials(clock=time.monotonic)
+        anonymous = Anonymous(upstream, clock=time.monotonic, challenged=credentials.challenged)
         parts.push_async_callback(anonymous.close)
-        publicness = Publicness(anonymous=anonymous, index=index, now=_now, patience_s=PATIENCE_S)
-        parts.push_async_callback(publicness.close)
+        signed_in = SignedIn(upstream, credentials, clock=time.monotonic)
+        parts.push_async_callback(signed_in.close)
+        readable = Readable(
+            anonymous=anonymous,
+            signed_in=signed_in,
+            credentials=credentials,
+            index=index,
+            now=_now,
+            patience_s=PATIENCE_S,
+        )
+        parts.push_async_callback(readable.close)
         fetches = Fetches(store, observe=fetch_ended)
         parts.push_async_callback(fetches.close)
         service = RegistryService(
             upstream=upstream,
             anonymous=anonymous,
-            publicness=publicness,
+            signed_in=signed_in,
+            credentials=credentials,
+            readable=readable,
             manifests=Manifests(
                 store=store, index=index, now=_now, stale_max=stale_max, patience_s=PATIENCE_S
             ),

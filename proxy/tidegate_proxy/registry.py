@@ -1,12 +1,17 @@
 """What a registry request gets: the path is read once, then the cache or the registry answers.
 
-Reads of public repositories are answered from the store or fetched into it; everything else, and all
-that is private, passes through uncached. While a registry is dark its ping is answered without a
-challenge, because nobody could log in, and public content is served without a token; never while the
-registry answers, or clients would stop sending credentials (DESIGN, section 6).
+Reads of repositories that every client may read are answered from the store or fetched into it: public
+ones, and those of a shared login (`share = "node"`). Everything else passes through uncached, with the
+client's own Authorization; where that is not enough for a read, with the shared login's. While a registry
+is dark its ping is answered without a challenge, because nobody could log in, and such content is served
+without a token; never while the registry answers, or clients would stop sending credentials (DESIGN,
+section 6). The one exception is a registry with a shared login that turns clients without one away at the
+ping (decision 0019).
 """
 
 import functools
+from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import assert_never
 
 from multidict import CIMultiDict
@@ -14,14 +19,16 @@ from multidict import CIMultiDict
 from tidegate_proxy.anonymous import Anonymous
 from tidegate_proxy.answer import Answer, Cache, Incoming, Kind
 from tidegate_proxy.blobs import Blobs
+from tidegate_proxy.challenge import parse_challenges
 from tidegate_proxy.digest import Digest
-from tidegate_proxy.headers import content_length
+from tidegate_proxy.headers import content_length, end_to_end
 from tidegate_proxy.hot_manifests import ReadyAnswer
 from tidegate_proxy.index import Index
 from tidegate_proxy.manifests import Manifests, NotServed
 from tidegate_proxy.origin import OriginRefused, OriginUnreachable
-from tidegate_proxy.passthrough import pass_through
-from tidegate_proxy.public import Publicness
+from tidegate_proxy.passthrough import as_answer, pass_through
+from tidegate_proxy.public import Readable, Right
+from tidegate_proxy.reference import Repository
 from tidegate_proxy.request_path import (
     Blob,
     ManifestByDigest,
@@ -39,7 +46,14 @@ from tidegate_proxy.request_path import (
 from tidegate_proxy.requester import Requester
 from tidegate_proxy.site import Site
 from tidegate_proxy.upstream import FAILING, Upstream, UpstreamUnreachable
+from tidegate_proxy.upstreams.credentials import Credentials
+from tidegate_proxy.upstreams.realm import token_service
+from tidegate_proxy.upstreams.signed_in import NotSignedIn, SignedIn
+from tidegate_proxy.upstreams.tokens import scheme_of
 from tidegate_proxy.verified import verified
+
+_REFUSED = frozenset({401, 403})
+_PING_FIELDS = (("Content-Type", "application/json"), ("Docker-Distribution-Api-Version", "registry/2.0"))
 
 
 class RegistryService:
@@ -50,7 +64,9 @@ class RegistryService:
         *,
         upstream: Upstream,
         anonymous: Anonymous,
-        publicness: Publicness,
+        signed_in: SignedIn,
+        credentials: Credentials,
+        readable: Readable,
         manifests: Manifests,
         blobs: Blobs,
         index: Index,
@@ -58,7 +74,9 @@ class RegistryService:
     ) -> None:
         self._upstream = upstream
         self._anonymous = anonymous
-        self._publicness = publicness
+        self._signed_in = signed_in
+        self._credentials = credentials
+        self._readable = readable
         self._manifests = manifests
         self._blobs = blobs
         self._index = index
@@ -78,7 +96,9 @@ class RegistryService:
                 return await self._read(incoming, request)
             case Write():
                 return await self._write(incoming, request)
-            case Referrers() | TagsList() | Upload() | Other():
+            case Referrers() | TagsList():
+                return await self._uncached(incoming, request.repository)
+            case Upload() | Other():
                 return await self.pass_through(incoming)
             case _:
                 assert_never(request)
@@ -91,7 +111,7 @@ class RegistryService:
             return None
         if not isinstance(request, ManifestByDigest):
             return None
-        if not self._publicness.known_public(site, request.repository):
+        if not self._readable.known(site, request.repository):
             return None
         return self._manifests.at_hand(request.digest)
 
@@ -101,42 +121,101 @@ class RegistryService:
             request: Request | None = parse_request(incoming.method, incoming.path, incoming.query)
         except Exception:  # noqa: BLE001 - refused or a bug of the parser: the registry's answer needs neither (I1)
             request = None
-        answer = await pass_through(self._upstream, incoming, kind=_kind_of(request))
-        digest = _digest_of(request)
-        whole = incoming.method == "GET" and answer.status == 200
-        coded = answer.headers.get("Content-Encoding", "identity").lower() != "identity"
-        if digest is None or not whole or coded or isinstance(answer.body, bytes):
-            return answer
-        return Answer(
-            status=answer.status,
-            headers=answer.headers,
-            body=verified(answer.body, digest, content_length(answer.headers)),
-            cache=answer.cache,
-            kind=answer.kind,
+        return _checked(
+            incoming, request, await pass_through(self._upstream, incoming, kind=_kind_of(request))
         )
 
-    async def _ping(self, incoming: Incoming) -> Answer:
-        something_to_serve = await self._index.any_public(incoming.site.registry)
-        if not something_to_serve:
+    async def _uncached(self, incoming: Incoming, repository: Repository) -> Answer:
+        """A read that the cache has no business with: in the client's own name, else in the shared login's."""
+        if self._credentials.shared(incoming.site) is None:
             return await self.pass_through(incoming)
+        if "Authorization" not in incoming.headers:
+            return await self._signed_in_through(incoming, repository) or await self.pass_through(incoming)
+        own = await self.pass_through(incoming)
+        if own.status not in _REFUSED:
+            return own
+        shared = await self._signed_in_through(incoming, repository)
+        if shared is None:
+            return own
+        await _discard(own)
+        return shared
+
+    async def _signed_in_through(self, incoming: Incoming, repository: Repository) -> Answer | None:
+        """The registry's answer to the shared login; None when that is no better than any other."""
+        credential = self._credentials.shared(incoming.site)
+        if credential is None:
+            return None
+        request = parse_request(incoming.method, incoming.path, incoming.query)
+        headers = end_to_end(incoming.headers.items())
+        headers.popall("Expect", None)
+        try:
+            response = await self._signed_in.request(
+                credential, incoming.site, repository, incoming.method, incoming.target, headers
+            )
+        except NotSignedIn:
+            return None
+        if response.status == 429:
+            await response.close()
+            return None
+        return _checked(incoming, request, as_answer(response, _kind_of(request)))
+
+    async def _ping(self, incoming: Incoming) -> Answer:
+        registry = incoming.site.registry
+        credential = self._credentials.shared(incoming.site)
+        something_to_serve = await self._index.any_public(registry) or (
+            credential is not None and await self._index.any_public(registry, credential.key)
+        )
+        if not something_to_serve:
+            return await self._welcomed(incoming, await self.pass_through(incoming))
         if self._upstream.dark(incoming.site):
             return _dark_ping()
         try:
             answer = await pass_through(self._upstream, incoming, patience_s=self._patience_s)
         except UpstreamUnreachable:
             return _dark_ping()
-        return _dark_ping() if answer.status in FAILING else answer
+        return _dark_ping() if answer.status in FAILING else await self._welcomed(incoming, answer)
+
+    async def _welcomed(self, incoming: Incoming, answer: Answer) -> Answer:
+        """A ping's answer, without the challenge that a client could not meet and need not.
+
+        Where a login is shared nobody needs one, but clients must be able to pass what the ping asks of
+        them. Most token services give a token to anybody: then the challenge stays, and who has a login
+        of its own, for a push or for another repository, uses it. Where they are turned away, or are
+        asked for a password, the ping is answered 200; with a Basic challenge, by which containers/image
+        still uses a login when it has one.
+        """
+        if answer.status != 401 or "Authorization" in incoming.headers:
+            return answer
+        challenges = parse_challenges(answer.headers.getall("WWW-Authenticate", []))
+        bearer = scheme_of(challenges, "bearer")
+        service = token_service(incoming.site, bearer) if bearer is not None else None
+        if service is not None:
+            self._credentials.challenged(incoming.site, service)
+        if self._credentials.shared(incoming.site) is None:
+            return answer
+        if bearer is not None and await self._anonymous.gives_tokens(incoming.site, bearer):
+            return answer
+        await _discard(answer)
+        basic = scheme_of(challenges, "basic") if bearer is None else None
+        headers = CIMultiDict(_PING_FIELDS)
+        if basic is not None:
+            headers["WWW-Authenticate"] = str(basic)
+        return Answer(status=200, headers=headers, body=b"{}")
 
     async def _read(self, incoming: Incoming, request: ManifestByTag | ManifestByDigest | Blob) -> Answer:
         repository = request.repository
-        if not await self._publicness.is_public(incoming.site, repository, incoming.path):
-            return await self.pass_through(incoming)
+        right = await self._readable.by_everyone(incoming.site, repository, incoming.path)
+        if right is None:
+            return await self._uncached(incoming, repository)
         requester = Requester(
             site=incoming.site,
             repository=repository,
             authorization=incoming.headers.get("Authorization"),
+            credential=self._credentials.of(incoming.site),
+            shared=right is Right.SHARED,
             upstream=self._upstream,
             anonymous=self._anonymous,
+            signed_in=self._signed_in,
         )
         try:
             match request:
@@ -154,7 +233,7 @@ class RegistryService:
                 case _:
                     assert_never(request)
         except (NotServed, OriginRefused):
-            return await self.pass_through(incoming)
+            return await self._uncached(incoming, repository)
         except OriginUnreachable as error:
             raise UpstreamUnreachable(incoming.site, error.cause) from error
 
@@ -185,11 +264,27 @@ def _parsed(method: str, target: str) -> Request:
     return parse_request(method, path, query)
 
 
+def _checked(incoming: Incoming, request: Request | None, answer: Answer) -> Answer:
+    """The same answer; bytes asked for by digest end only when they match it (I2)."""
+    digest = _digest_of(request)
+    whole = incoming.method == "GET" and answer.status == 200
+    coded = answer.headers.get("Content-Encoding", "identity").lower() != "identity"
+    if digest is None or not whole or coded or isinstance(answer.body, bytes):
+        return answer
+    return replace(answer, body=verified(answer.body, digest, content_length(answer.headers)))
+
+
+async def _discard(answer: Answer) -> None:
+    """Let go of an answer that nobody gets."""
+    if not isinstance(answer.body, bytes):
+        async for _ in answer.body:
+            break
+        if isinstance(answer.body, AsyncGenerator):
+            await answer.body.aclose()
+
+
 def _dark_ping() -> Answer:
-    headers = CIMultiDict(
-        {"Content-Type": "application/json", "Docker-Distribution-Api-Version": "registry/2.0"}
-    )
-    return Answer(status=200, headers=headers, body=b"{}", cache=Cache.STALE)
+    return Answer(status=200, headers=CIMultiDict(_PING_FIELDS), body=b"{}", cache=Cache.STALE)
 
 
 def _kind_of(request: Request | None) -> Kind:
