@@ -60,6 +60,7 @@ class Requester:
                 sent,
                 follow_redirects=follow_redirects,
                 patience_s=patience_s,
+                proven=True,
             )
             if response.status != 429:
                 return response
@@ -102,8 +103,15 @@ class Requester:
                 headers,
                 follow_redirects=follow_redirects,
                 patience_s=patience_s,
+                proven=True,
             )
         headers["Authorization"] = self.authorization
         return await self.upstream.request(
-            self.site, method, target, headers, follow_redirects=follow_redirects, patience_s=patience_s
+            self.site,
+            method,
+            target,
+            headers,
+            follow_redirects=follow_redirects,
+            patience_s=patience_s,
+            proven=True,
         )

@@ -75,6 +75,7 @@ class SignedIn:
         *,
         follow_redirects: bool = False,
         patience_s: float | None = None,
+        proven: bool = False,
     ) -> UpstreamResponse:
         """Like `Upstream.request`, with the login; raises NotSignedIn too, for 401 and 403 among others."""
         await credential.look()  # a new password makes old refusals void
@@ -84,12 +85,20 @@ class SignedIn:
         if self._clock() < self._refused_until.get(key, 0.0):
             raise NotSignedIn(f"{repository} refused {credential.key} a moment ago")
 
+        bare = CIMultiDict(headers)
+        bare.popall("Authorization", None)
+
         async def send(authorization: str | None) -> UpstreamResponse:
-            sent = CIMultiDict(headers)
-            sent.popall("Authorization", None)
-            if authorization is not None:
-                sent["Authorization"] = authorization
-            return await self._upstream.request(site, method, target, sent, follow_redirects=follow_redirects)
+            return await self._upstream.request(
+                site,
+                method,
+                target,
+                bare,
+                follow_redirects=follow_redirects,
+                patience_s=patience_s,
+                own_authorization=authorization,
+                proven=proven,
+            )
 
         try:
             async with asyncio.timeout(patience_s):
