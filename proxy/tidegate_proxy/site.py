@@ -9,6 +9,8 @@ import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+DOCKER_HUB = "docker.io"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registry:
@@ -41,6 +43,11 @@ class Site:
         """`scheme://host[:port]` (RFC 6454)."""
         return f"{self.scheme}://{self.authority}"
 
+    @property
+    def namespace(self) -> str:
+        """What a mirror is told by `?ns=` (containerd, docs/hosts.md): Docker Hub's hosts have one name."""
+        return DOCKER_HUB if self.registry == DOCKER_HUB else self.authority
+
     def is_named_by(self, host: str) -> bool:
         """Whether a Host field names this site: its name in any case, its port or none."""
         name, _, port = host.rpartition(":") if ":" in host else (host, "", "")
@@ -52,11 +59,15 @@ class Registries:
 
     def __init__(self, registries: Iterable[Registry]) -> None:
         self._by_host: dict[tuple[str, int], Registry] = {}
+        self._hub: tuple[str, int] | None = None
         for registry in registries:
             default = 80 if registry.plain_http else 443
             for pattern in registry.hosts:
                 host, _, port = pattern.partition(":")
-                self._by_host[(host.lower(), int(port) if port else default)] = registry
+                place = (host.lower(), int(port) if port else default)
+                self._by_host[place] = registry
+                if registry.name == DOCKER_HUB and self._hub is None:
+                    self._hub = place
 
     def site(self, host: str, port: int) -> Site | None:
         """The site for a host name and a TCP port, or None when no registry claims them."""
@@ -67,6 +78,15 @@ class Registries:
             return None
         scheme = "http" if registry.plain_http else "https"
         return Site(registry=registry.name, host=name, port=port, scheme=scheme, tls=registry.tls)
+
+    def by_namespace(self, namespace: str) -> Site | None:
+        """The site that `?ns=` names, the way back of `Site.namespace`; None when no registry claims it."""
+        if namespace == DOCKER_HUB:
+            return None if self._hub is None else self.site(*self._hub)
+        host, _, port = namespace.partition(":")
+        if port:
+            return self.site(host, int(port)) if port.isdecimal() and port.isascii() else None
+        return self.site(host, 443) or self.site(host, 80)
 
     def claims(self, host: str) -> bool:
         """Whether any registry has this host name, on whatever port."""

@@ -1,7 +1,6 @@
 """What an upstream is: somewhere to send a registry request, and how it fails.
 
-`direct` (the registry itself) is the only kind today; tiers of our own and foreign proxies come
-behind the same protocol.
+The registry itself, a tier in front of it, or `Tiers`, which is all of them in their order.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -19,9 +18,10 @@ FAILING = frozenset({429, 500, 502, 503, 504})
 class UpstreamUnreachable(TidegateError):
     """No HTTP answer could be had: the name does not resolve, nobody listens, TLS fails, or time ran out."""
 
-    def __init__(self, site: Site, cause: str) -> None:
-        super().__init__(f"{site.authority} cannot be reached: {cause}", next_step="tidegate status")
+    def __init__(self, site: Site, cause: str, *, next_step: str = "tidegate status") -> None:
+        super().__init__(f"{site.authority} cannot be reached: {cause}", next_step=next_step)
         self.site = site
+        self.why = cause
 
 
 class UpstreamBroken(TidegateError):
