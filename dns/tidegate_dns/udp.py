@@ -1,11 +1,11 @@
 """The responder's UDP side: one local port for each resolver, to which the kernel sends its queries.
 
 The kernel rewrites the addresses of every datagram statelessly, so the port it arrives at tells which
-resolver the client asked, and the answer leaves from the very same socket. A warm steered name is one
-look-up by raw bytes; they are taken and answered many at once. Failing open: a resolver that times out is
-never spoken for, since the client has its own patience and its own other resolvers; one whose host refuses is
-passed on as SERVFAIL, because our datagram socket cannot carry an ICMP error back, and
-SERVFAIL is what makes glibc, musl, Go, c-ares and systemd-resolved turn to the next server at once, as the refusal would.
+resolver the client asked, and the answer leaves from the very same socket. A warm steered name is one look-up
+by raw bytes; they are taken and answered many at once. Failing open: a resolver that times out is never
+spoken for, since the client has its own patience and its own other resolvers; one whose host refuses is
+passed on as SERVFAIL, because our datagram socket cannot carry an ICMP error back, and SERVFAIL is what makes
+glibc, musl, Go, c-ares and systemd-resolved turn to the next server at once, as the refusal would.
 """
 
 import asyncio
