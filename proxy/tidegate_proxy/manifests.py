@@ -6,6 +6,7 @@ stale, up to `stale_max` (C7). What a registry sends is stored only when it hash
 for, or to the one it claims.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,6 +27,7 @@ from tidegate_proxy.upstream import FAILING, UpstreamBroken, UpstreamResponse, U
 
 _GONE = frozenset({404, 410})
 _MAX_ANNOUNCED = 1024
+_NOTED_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +67,13 @@ class Manifests:
         self._hot = HotManifests()
 
     def at_hand(self, digest: Digest) -> ReadyAnswer | None:
-        """A manifest that is in memory, by its digest: a hit without any waiting."""
+        """A manifest that is in memory, by its digest: a hit without any waiting.
+
+        Uses are noted once a second: eviction counts in days.
+        """
         ready = self._hot.get(digest)
-        if ready is not None:
+        if ready is not None and (now := time.monotonic()) >= ready.noted + _NOTED_EVERY_S:
+            ready.noted = now
             self._index.touch(digest, self._now())
         return ready
 

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from tidegate_proxy.answer import Answer, Cache, Incoming
+from tidegate_proxy.digest import Digest
 from tidegate_proxy.direct import DirectUpstream, NameResolver
 from tidegate_proxy.pull_through import PullThroughCache
 from tidegate_proxy.site import Site
@@ -159,6 +160,23 @@ async def test_a_public_blob_is_fetched_once_and_then_served_without_asking(worl
     warm = await world.ask(path)
     assert (warm.cache, await read(warm)) == (Cache.HIT, LAYER)
     assert len(world.origin.requests) == asked
+
+
+async def test_what_is_at_hand_is_a_hit_that_counts_as_a_use(world: World) -> None:
+    """C4, C14: a manifest by digest is at hand from its first hit on, and eviction hears of each use."""
+    path, digest = f"/v2/lib/public/manifests/{digest_of(MANIFEST)}", Digest.parse(digest_of(MANIFEST))
+    for at_hand_by_now in (False, False, True):
+        before = datetime.now(UTC)
+        ready = world.cache.service.at_hand(world.site, "GET", path)
+
+        assert (ready is not None) == at_hand_by_now
+        if ready is None:
+            await read(await world.ask(path))
+        else:
+            last_use = await world.cache.index.last_use(digest)
+            assert last_use is not None
+            assert ready.body == MANIFEST
+            assert last_use >= before
 
 
 async def test_a_head_of_a_blob_never_becomes_a_download(world: World) -> None:
