@@ -10,7 +10,6 @@ import asyncio
 import os
 import signal
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -35,11 +34,13 @@ from tidegate_agent.status import SteeringStatus
 from tidegate_agent.steering import ByMark, Keeper, NftSteering, NoSteering, Steering, SteeringFailed
 from tidegate_agent.supervisor import Heartbeat
 from tidegate_agent.trust import system_bundle
+from tidegate_agent.upstreams import open_upstreams
 from tidegate_core import log as logging
 from tidegate_dns.lookup import NameNotFound, ResolverUnreachable
 from tidegate_proxy.authority import PROBE_HOST, Authority
 from tidegate_proxy.crash_journal import MEMORY_S, CrashJournal
-from tidegate_proxy.direct import DirectUpstream, NameResolver
+from tidegate_proxy.direct import NameResolver
+from tidegate_proxy.filling import FetchEnded
 from tidegate_proxy.http_server import HttpServer
 from tidegate_proxy.interceptor import Arrival, Interceptor
 from tidegate_proxy.leaf import Leaves
@@ -136,20 +137,22 @@ class Agent:
             config, steering=steering, registries=registries, activity=activity, lend=heartbeat.lend
         )
         await naming.open(parts)
-        upstream = DirectUpstream(
+        upstreams = open_upstreams(
+            config.upstream,
+            parts,
+            state_dir=config.state_dir,
+            system=system_bundle(),
             resolver=NameResolver(naming.resolve, not_resolved=(NameNotFound, ResolverUnreachable)),
             exempt=steering.exempt,
-            tls=_trusting(system_bundle()),
             offline=naming.offline,
         )
-        parts.push_async_callback(upstream.close)
         cache = await PullThroughCache.open(
             parts,
             state_dir=config.state_dir,
             durability=config.cache.durability,
             stale_max=config.cache.stale_max,
-            upstream=upstream,
-            fetch_ended=activity.fetched,
+            upstream=upstreams,
+            fetch_ended=_each(activity.fetched, upstreams.fetched),
             say=structlog.get_logger().warning,
         )
         seconds = RequestSeconds()
@@ -198,7 +201,7 @@ class Agent:
             steering=steering,
             gate=agent.gate,
             naming=naming,
-            upstream=upstream,
+            upstreams=upstreams,
             usage=cache.usage,
             clients=clients,
             settle=tally.tell,
@@ -319,6 +322,14 @@ def _detach() -> None:
     os.close(nothing)
 
 
+def _each(*observers: Callable[[FetchEnded], None]) -> Callable[[FetchEnded], None]:
+    def ended(end: FetchEnded) -> None:
+        for observer in observers:
+            observer(end)
+
+    return ended
+
+
 def _registry(entry: RegistryConfig) -> Registry:
     return Registry(
         name=entry.name, hosts=tuple(str(host) for host in entry.hosts), plain_http=entry.plain_http
@@ -338,11 +349,6 @@ def _steering(config: AgentConfig, keeper: Keeper | None) -> Steering:
 
 def _sites(registries: Registries) -> Callable[[Arrival], Site | None]:
     return lambda arrival: registries.site(arrival.sni, arrival.original.port)
-
-
-def _trusting(bundle: Path | None) -> ssl.SSLContext:
-    """How registries are verified: against the system's trust store (DESIGN 6)."""
-    return ssl.create_default_context(cafile=str(bundle) if bundle is not None else None)
 
 
 def _open_journal(journal: CrashJournal) -> None:

@@ -5,7 +5,7 @@ implement yet stands in one table, `NOT_YET`, and is refused rather than ignored
 and looks at nothing of the machine but the one file.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ from tidegate_agent.forms import (
     Regex,
     Resolvers,
     Size,
+    UpstreamUrl,
 )
 from tidegate_agent.registry_host import HOST_FORM, RegistryHost
 from tidegate_core.errors import UsageError
@@ -94,11 +95,17 @@ class TagTier:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamConfig:
-    """Where a miss is fetched from, in the order configured."""
+    """Where a miss is fetched from, in the order configured.
+
+    Going direct comes last where it is not in the list, unless one denies it.
+    """
 
     kind: Literal["central", "connect", "mirror", "direct"]
-    url: str = ""
+    url: UpstreamUrl | None = None
     ca: AbsolutePath | None = None
+    certificate: AbsolutePath | None = None
+    key: AbsolutePath | None = None
+    fallback: Literal["direct", "deny"] = "direct"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,8 +194,8 @@ NOT_YET: Mapping[str, Callable[[AgentConfig], bool]] = {
         entry.port_of(host) != 443 for entry in config.registry for host in entry.hosts
     ),
     "ca in [[registry]]": lambda config: any(entry.ca for entry in config.registry),
-    '[[upstream]] of another kind than "direct"': lambda config: any(
-        upstream.kind != "direct" for upstream in config.upstream
+    '[[upstream]] of kind "mirror"': lambda config: any(
+        upstream.kind == "mirror" for upstream in config.upstream
     ),
     "[[tags]]": lambda config: bool(config.tags),
     "[[credential]]": lambda config: bool(config.credential),
@@ -252,14 +259,54 @@ def checked(config: AgentConfig, source: str) -> AgentConfig:
                 raise UsageError(cause, next_step="remove it from one of them")
     if not owners:
         raise UsageError(f"{source}: no registry is left to steer", next_step="add a [[registry]] with hosts")
-    for at, upstream in enumerate(config.upstream):
-        if upstream.kind != "direct" and not upstream.url:
-            cause = f"{source}: `upstream[{at}]` of kind {upstream.kind!r} has no url"
-            raise UsageError(cause, next_step=f"add `upstream[{at}].url`")
+    check_upstreams(config.upstream, source)
     missing = list(not_in_this_version(config))
     if missing:
         raise UsageError(f"{source}: {missing[0]} is not in this version yet", next_step="remove the setting")
     return config
+
+
+def check_upstreams(upstreams: Sequence[UpstreamConfig], source: str) -> None:
+    """UsageError for an upstream whose keys do not fit its kind, or that is there twice."""
+    seen: set[tuple[str, str]] = set()
+    for at, upstream in enumerate(upstreams):
+        key = f"upstream[{at}]"
+        named = (upstream.kind, str(upstream.url or ""))
+        if named in seen:
+            raise UsageError(f"{source}: `{key}` repeats {' '.join(named)}", next_step="remove one of them")
+        seen.add(named)
+        for fault, step in _faults_of(upstream, key):
+            raise UsageError(f"{source}: `{key}` of kind {upstream.kind!r} {fault}", next_step=step)
+    if any(each.kind == "direct" for each in upstreams) and any(
+        each.fallback == "deny" for each in upstreams
+    ):
+        cause = f'{source}: one [[upstream]] is of kind "direct", another says fallback = "deny"'
+        raise UsageError(cause, next_step="remove one of them")
+
+
+def _faults_of(upstream: UpstreamConfig, key: str) -> Iterable[tuple[str, str]]:
+    """What is wrong with one upstream, and what to do about it."""
+    if upstream.kind == "direct":
+        for name in ("url", "ca", "certificate", "key"):
+            if getattr(upstream, name) is not None:
+                yield f"has a {name}", f"remove `{key}.{name}`"
+        if upstream.fallback == "deny":
+            yield 'says fallback = "deny"', f"remove `{key}.fallback`, or the table"
+        return
+    if upstream.url is None:
+        yield "has no url", f"add `{key}.url`"
+        return
+    if upstream.kind == "connect":
+        if upstream.url.scheme != "http" or upstream.url.path:
+            yield f"has the url {upstream.url}", f"write `{key}.url` as http://HOST:PORT"
+        for name in ("certificate", "key"):
+            if getattr(upstream, name) is not None:
+                yield f"has a {name}", "put user and password into its url, if it wants to know who asks"
+    if (upstream.certificate is None) != (upstream.key is None):
+        missing = "certificate" if upstream.certificate is None else "key"
+        yield f"has no {missing}", f"add `{key}.{missing}`"
+    if upstream.url.scheme == "http" and upstream.kind == "central" and (upstream.ca or upstream.certificate):
+        yield "is not spoken to over TLS", f"write `{key}.url` as https://HOST:PORT"
 
 
 def not_in_this_version(config: AgentConfig) -> Iterable[str]:

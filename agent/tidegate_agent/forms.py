@@ -22,6 +22,7 @@ from tidegate_core.quantity import (
 )
 from tidegate_core.settings import Form, listed
 from tidegate_proxy.endpoint import Endpoint, IPAddress
+from tidegate_proxy.upstreams.tier_url import TierUrl
 
 
 def _text(value: object) -> str:
@@ -57,6 +58,10 @@ def _lease(value: object) -> timedelta:
             "a shorter lease ends while the agent is merely busy, a longer one leaves pulls hanging"
         )
     return lease
+
+
+def _tier_url(value: object) -> TierUrl:
+    return TierUrl.parse(_text(value))
 
 
 def _resolvers(value: object) -> Literal["system"] | tuple[IPAddress, ...]:
@@ -120,6 +125,10 @@ Listen = Annotated[
         accepted='an address and a port, such as "127.0.0.1:9077"; port 0 lets the kernel choose',
         read=_endpoint,
     ),
+]
+UpstreamUrl = Annotated[
+    TierUrl,
+    Form(accepted='a URL such as "http://proxy.example:3128"', read=_tier_url),
 ]
 Resolvers = Annotated[
     Literal["system"] | tuple[IPAddress, ...],

@@ -5,7 +5,7 @@ Everything is derived from `Activity`, the request histogram and the gauges at t
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -29,7 +29,10 @@ class Gauges:
     steering_backend: str
     steering_active: bool
     cache_bytes: int
-    upstream_up: bool
+    upstream_up: Mapping[tuple[str, str], bool]
+    """By kind and URL."""
+    upstream_requests: Mapping[tuple[str, str], int]
+    """By kind and status."""
 
 
 class RequestSeconds(Collector):
@@ -131,8 +134,15 @@ class _ActivityCollector(Collector):
         up = GaugeMetricFamily(
             "tidegate_upstream_up", "0 after an upstream could not be reached.", labels=["kind", "url"]
         )
-        up.add_metric(["direct", ""], float(gauges.upstream_up))
+        for labels, is_up in gauges.upstream_up.items():
+            up.add_metric(labels, float(is_up))
         yield up
+        asked = CounterMetricFamily(
+            "tidegate_upstream_requests", "Requests to upstreams.", labels=["kind", "status"]
+        )
+        for labels, total in sorted(gauges.upstream_requests.items()):
+            asked.add_metric(labels, total)
+        yield asked
 
 
 def _by_label(name: str, documentation: str, label: str, totals: dict[str, int]) -> Metric:

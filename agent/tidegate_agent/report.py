@@ -20,10 +20,10 @@ from tidegate_agent.status import (
     Status,
     SteeringStatus,
     TrustStatus,
-    UpstreamStatus,
 )
 from tidegate_agent.steering import Steering
-from tidegate_proxy.direct import DirectUpstream
+from tidegate_agent.upstreams import upstreams_status
+from tidegate_proxy.upstreams.tiers import Tiers
 from tidegate_proxy.usage import Usage
 
 
@@ -36,7 +36,7 @@ class Report:
     steering: Steering
     gate: Gate
     naming: Naming
-    upstream: DirectUpstream
+    upstreams: Tiers
     usage: Usage
     clients: Clients
     settle: Callable[[], None]
@@ -49,7 +49,8 @@ class Report:
             steering_backend=self.steering.backend,
             steering_active=self.steering.active,
             cache_bytes=self.usage.stored_bytes,
-            upstream_up=not self.upstream.failing,
+            upstream_up={(member.kind, member.url): not member.failing for member in self.upstreams.members},
+            upstream_requests=self.upstreams.requests,
         )
 
     def status(self) -> Status:
@@ -64,7 +65,7 @@ class Report:
             steering=self.steering_status(),
             dns=self._dns(),
             cache=self._cache(),
-            upstreams=[self._upstream()],
+            upstreams=upstreams_status(self.upstreams),
             trust=[self._system_store(), *self._runtimes()],
             clients_spliced=self._spliced(),
         )
@@ -103,10 +104,6 @@ class Report:
             max_bytes=self.config.cache.max_size,
             saved_bytes=self.activity.saved_bytes,
         )
-
-    def _upstream(self) -> UpstreamStatus:
-        failing = self.upstream.failing
-        return UpstreamStatus(kind=self.upstream.kind, url="", healthy=not failing, reason=failing)
 
     def _system_store(self) -> TrustStatus:
         state = self.gate.verdict

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from tidegate_proxy.filling import FetchEnded
 from tidegate_proxy.site import Site
 from tidegate_proxy.upstream import UpstreamResponse, UpstreamUnreachable
 from tidegate_proxy.upstreams.route import Errand, errand, route
@@ -77,9 +78,12 @@ class Tiers:
     def dark(self, site: Site) -> bool:
         return all(member.dark(site) for member in self.members)
 
-    def doubt(self, digest: str) -> None:
-        """The bytes that came for this digest had another one: ask somebody else next time."""
-        self._doubts.arise(digest)
+    def fetched(self, ended: FetchEnded) -> None:
+        """A blob was fetched; where its bytes had another digest, somebody else is asked the next time."""
+        if ended.ending == "mismatch":
+            self._doubts.arise(str(ended.digest))
+        elif ended.ending == "stored":
+            self._doubts.end(str(ended.digest))
 
     async def request(
         self,
@@ -191,6 +195,9 @@ class _Doubts:
         for url in self._served.pop(key, ()):
             self._doubted[(key, url)] = now + DOUBTED_FOR_S
             _bound(self._doubted)
+
+    def end(self, key: str) -> None:
+        self._served.pop(key, None)
 
     def about(self, key: str, member: Member) -> bool:
         if not self._doubted:

@@ -115,6 +115,19 @@ def test_what_is_shown_reads_back_as_the_same_configuration(tmp_path: Path) -> N
     assert configured(tmp_path, show_settings(config)) == config
 
 
+def test_a_login_in_an_upstreams_url_is_never_shown(tmp_path: Path) -> None:
+    """T2, T8: it is for the tier alone; `config show` prints the URL without it."""
+    config = configured(
+        tmp_path, '[[upstream]]\nkind = "connect"\nurl = "http://node:s3cret@proxy.example:3128"'
+    )
+
+    url = config.upstream[0].url
+    assert url is not None
+    assert url.login == ("node", "s3cret")
+    assert 'url = "http://proxy.example:3128"' in show_settings(config)
+    assert "s3cret" not in f"{show_settings(config)} {config!r} {url}"
+
+
 def test_resolvers_in_the_environment_are_comma_separated_addresses(tmp_path: Path) -> None:
     """DESIGN 8: environment twins of lists."""
     read = configured(tmp_path, TIDEGATE_DNS__RESOLVERS="192.0.2.1, 2001:db8::1").dns.resolvers
@@ -143,6 +156,9 @@ def test_the_built_in_registries_can_be_dropped(tmp_path: Path) -> None:
     assert config.host_patterns == ("x.example",)
 
 
+CONNECT = '[[upstream]]\nkind = "connect"\nurl = "http://proxy.example:3128"'
+
+
 @pytest.mark.parametrize(
     ("toml", "told"),
     [
@@ -151,6 +167,13 @@ def test_the_built_in_registries_can_be_dropped(tmp_path: Path) -> None:
         ('[[registry]]\nname = "x"\nhosts = ["ghcr.io"]', "host ghcr.io belongs to two registries"),
         ('[[registry]]\nname = "quay.io"\n[[registry]]\nname = "quay.io"', "`registry[1]` repeats the name"),
         ('[[upstream]]\nkind = "central"', "`upstream[0]` of kind 'central' has no url"),
+        ('[[upstream]]\nkind = "direct"\nurl = "https://x.example"', "of kind 'direct' has a url"),
+        ('[[upstream]]\nkind = "connect"\nurl = "https://x.example"', "has the url https://x.example:443"),
+        (f"{CONNECT}\ncertificate = '/c.pem'\nkey = '/k.pem'", "of kind 'connect' has a certificate"),
+        ('[[upstream]]\nkind = "central"\nurl = "https://x"\nkey = "/k.pem"', "has no certificate"),
+        ('[[upstream]]\nkind = "central"\nurl = "http://x"\nca = "/c.pem"', "is not spoken to over TLS"),
+        (f"{CONNECT}\n{CONNECT}", "`upstream[1]` repeats connect http://proxy.example:3128"),
+        (f'{CONNECT}\nfallback = "deny"\n[[upstream]]\nkind = "direct"', 'another says fallback = "deny"'),
     ],
 )
 def test_parts_that_contradict_each_other_are_refused(tmp_path: Path, toml: str, told: str) -> None:
@@ -192,7 +215,7 @@ def test_a_value_that_cannot_work_is_refused_by_its_key(tmp_path: Path, toml: st
         ('[[registry]]\nname = "quay.io"\nca = "/etc/x.pem"', "ca in [[registry]]"),
         (
             '[[upstream]]\nkind = "mirror"\nurl = "https://x.example"',
-            '[[upstream]] of another kind than "direct"',
+            '[[upstream]] of kind "mirror"',
         ),
         ('[[tags]]\nmatch = "stable"\nfresh_for = "1m"', "[[tags]]"),
         (

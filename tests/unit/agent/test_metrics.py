@@ -12,7 +12,13 @@ from tidegate_proxy.answer import Cache, Kind
 from tidegate_proxy.served import Served, Tally
 from tidegate_proxy.site import Site
 
-GAUGES = Gauges(steering_backend="nft", steering_active=True, cache_bytes=0, upstream_up=True)
+GAUGES = Gauges(
+    steering_backend="nft",
+    steering_active=True,
+    cache_bytes=0,
+    upstream_up={("direct", ""): True},
+    upstream_requests={("direct", "2xx"): 0},
+)
 
 
 def served(cache: Cache) -> Served:
