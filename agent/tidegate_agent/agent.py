@@ -25,13 +25,14 @@ from tidegate_agent.config import AgentConfig, RegistryConfig
 from tidegate_agent.gate import Gate, GateState
 from tidegate_agent.metrics import Metrics, RequestSeconds
 from tidegate_agent.naming import Naming
+from tidegate_agent.own_traffic import exemption
 from tidegate_agent.pause import Pause, PauseFile
 from tidegate_agent.probe import Probe
 from tidegate_agent.report import Report
 from tidegate_agent.request_log import RequestLog
 from tidegate_agent.sockets import exempt_dialler, listen
 from tidegate_agent.status import SteeringStatus
-from tidegate_agent.steering import ByMark, Keeper, NftSteering, NoSteering, Steering, SteeringFailed
+from tidegate_agent.steering import Keeper, NftSteering, NoSteering, Steering, SteeringFailed
 from tidegate_agent.supervisor import Heartbeat
 from tidegate_agent.trust import system_bundle
 from tidegate_agent.upstreams import open_upstreams
@@ -343,7 +344,7 @@ def _steering(config: AgentConfig, keeper: Keeper | None) -> Steering:
         port=config.steering.port,
         keeper=keeper,
         lease_s=config.steering.lease.total_seconds(),
-        exemption=ByMark(value=config.steering.mark.value, mask=config.steering.mark.mask),
+        exemption=exemption(config.steering.mark, uid=os.geteuid()),
     )
 
 

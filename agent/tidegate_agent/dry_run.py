@@ -1,8 +1,11 @@
 """What `tidegate agent` would do to this machine, as text; nothing is done."""
 
+import os
+
 from tidegate_agent.config import AgentConfig
+from tidegate_agent.own_traffic import exemption
 from tidegate_agent.resolvers import system_resolvers
-from tidegate_agent.steering import ByMark, NftSteering
+from tidegate_agent.steering import NftSteering
 
 
 def describe(config: AgentConfig) -> str:
@@ -18,10 +21,9 @@ def describe(config: AgentConfig) -> str:
     ]
     if config.steering.backend == "none":
         return "\n".join([*lines, "no rules: steering.backend is none", ""])
-    mark = config.steering.mark
     steering = NftSteering(
         port=config.steering.port,
         lease_s=config.steering.lease.total_seconds(),
-        exemption=ByMark(value=mark.value, mask=mark.mask),
+        exemption=exemption(config.steering.mark, uid=os.geteuid()),
     )
     return "\n".join([*lines, steering.dry_run()])
