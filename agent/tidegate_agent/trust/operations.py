@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tidegate_agent.config import AgentConfig
+from tidegate_agent.trust.ownership import as_owner_of
 from tidegate_agent.trust.plan import install_plan, remove_plan
 from tidegate_agent.trust.store import Anchor, Store, below, content, trusted
 from tidegate_core.errors import TidegateError
@@ -24,17 +25,16 @@ def install(config: AgentConfig, *, root: Path, now: datetime, dry_run: bool) ->
     """Makes or renews the authority, puts its certificate into the store, and tells line by line."""
     anchor = Anchor.of(config.state_dir, root=root)
     store = Store.of(root, certificate=anchor.certificate)
-    directory = anchor.certificate.parent
     if dry_run:
+        directory = anchor.certificate.parent
         yield f"would make the authority in {directory} where it is missing, or renew it for other hosts"
-    else:
-        _make_authority(config, directory, root=root, now=now)
-    plan = install_plan(store, anchor)
-    if dry_run:
-        yield str(plan)
+        yield str(install_plan(store, anchor, content(anchor.certificate) or b""))
         return
+    # Not read from its file again: what root installs is what was judged, and no other file.
+    certificate = _authority_certificate(config, anchor, root=root, now=now)
+    plan = install_plan(store, anchor, certificate)
     plan.apply()
-    if not store.holds(anchor):
+    if not trusted(store.bundle, certificate):
         cause = f"{store.family.update} ran, but {store.bundle} still lacks {anchor.certificate}"
         raise TidegateError(cause, next_step=f"look at what is in {store.anchor_file(anchor).parent}")
     if not plan.steps:
@@ -93,11 +93,16 @@ def status(config: AgentConfig, *, root: Path) -> TrustState:
     )
 
 
-def _make_authority(config: AgentConfig, directory: Path, *, root: Path, now: datetime) -> None:
+def _authority_certificate(config: AgentConfig, anchor: Anchor, *, root: Path, now: datetime) -> bytes:
+    """Of the authority that is there, or made now: by whom the state directory belongs to."""
     from tidegate_proxy.authority import Authority
 
     machine_id = (content(below(root, "/etc/machine-id")) or b"").decode(errors="replace").strip()
-    Authority.load_or_create(directory, hosts=config.host_patterns, machine_id=machine_id, now=now)
+    with as_owner_of(below(root, config.state_dir)):
+        authority = Authority.load_or_create(
+            anchor.certificate.parent, hosts=config.host_patterns, machine_id=machine_id, now=now
+        )
+    return authority.certificate_pem
 
 
 def _described(pem: bytes | None) -> tuple[str, tuple[str, ...]]:

@@ -20,8 +20,9 @@ UPDATE_TIMEOUT_S = 120
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Copy our certificate, whole or not at all."""
+    """Put our certificate in place, whole or not at all; `source` is only named."""
 
+    certificate: bytes
     source: Path
     target: Path
 
@@ -30,7 +31,7 @@ class Copy:
 
     def apply(self) -> None:
         part = self.target.with_name(f".{self.target.name}.part")  # no .crt: never taken for an anchor
-        part.write_bytes(self.source.read_bytes())
+        part.write_bytes(self.certificate)
         part.chmod(0o644)
         part.replace(self.target)
 
@@ -123,15 +124,14 @@ class Plan:
                 raise TidegateError(f"could not {step}: {error.strerror or error}") from error
 
 
-def install_plan(store: Store, anchor: Anchor) -> Plan:
-    """What makes the store hold the authority's present certificate, and no earlier one of it."""
+def install_plan(store: Store, anchor: Anchor, wanted: bytes) -> Plan:
+    """What makes the store hold the authority's certificate `wanted`, and no earlier one of it."""
     target, link = store.anchor_file(anchor), store.link(anchor)
-    wanted, present = content(anchor.certificate), content(target)
-    if wanted is not None and wanted == present and store.holds(anchor) and link.exists():
+    if wanted == content(target) and trusted(store.bundle, wanted) and link.exists():
         return Plan()
     # Without its link the anchor counts as new, so hash links and hooks follow a replaced certificate too.
     stale = (Delete(link),) if link.is_symlink() else ()
-    return Plan((*stale, Copy(anchor.certificate, target), Update(store), Date(target)))
+    return Plan((*stale, Copy(wanted, anchor.certificate, target), Update(store), Date(target)))
 
 
 def remove_plan(store: Store, anchor: Anchor) -> Plan:
