@@ -22,6 +22,7 @@ from tidegate_agent.activity import Activity
 from tidegate_agent.admin import Admin
 from tidegate_agent.clients import Clients
 from tidegate_agent.config import AgentConfig, RegistryConfig
+from tidegate_agent.credentials import login_of, open_credentials
 from tidegate_agent.gate import Gate, GateState
 from tidegate_agent.metrics import Metrics, RequestSeconds
 from tidegate_agent.naming import Naming
@@ -147,6 +148,7 @@ class Agent:
             exempt=steering.exempt,
             offline=naming.offline,
         )
+        credentials = await open_credentials(map(login_of, config.credential))
         cache = await PullThroughCache.open(
             parts,
             state_dir=config.state_dir,
@@ -155,6 +157,7 @@ class Agent:
             upstream=upstreams,
             fetch_ended=_each(activity.fetched, upstreams.fetched),
             say=structlog.get_logger().warning,
+            credentials=credentials,
         )
         seconds = RequestSeconds()
         tally = Tally([activity.served, seconds.served, RequestLog().served])
@@ -205,6 +208,7 @@ class Agent:
             upstreams=upstreams,
             usage=cache.usage,
             clients=clients,
+            credentials=credentials,
             settle=tally.tell,
         )
         metrics = Metrics(activity, seconds, report.gauges, settle=tally.tell)

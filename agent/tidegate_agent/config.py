@@ -8,6 +8,7 @@ and looks at nothing of the machine but the one file.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -19,11 +20,14 @@ from tidegate_agent.forms import (
     Lease,
     Listen,
     Mark,
+    PasswordFile,
     Port,
     Regex,
     Resolvers,
     Size,
+    TokenHost,
     UpstreamUrl,
+    Username,
 )
 from tidegate_agent.registry_host import HOST_FORM, RegistryHost
 from tidegate_core.errors import UsageError
@@ -110,12 +114,16 @@ class UpstreamConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialConfig:
-    """A login the agent uses itself, and who may read what it fetched."""
+    """A login the agent uses itself, and who may read what it fetched.
+
+    `token_host`: a token service that may have the password although its name is not the registry's kin.
+    """
 
     registry: str
-    username: str
-    password_file: AbsolutePath
+    username: Username
+    password_file: PasswordFile
     share: Literal["node", "nobody"]
+    token_host: TokenHost | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +206,6 @@ NOT_YET: Mapping[str, Callable[[AgentConfig], bool]] = {
         upstream.kind == "mirror" for upstream in config.upstream
     ),
     "[[tags]]": lambda config: bool(config.tags),
-    "[[credential]]": lambda config: bool(config.credential),
     "push.allow = false": lambda config: not config.push.allow,
 }
 
@@ -260,6 +267,7 @@ def checked(config: AgentConfig, source: str) -> AgentConfig:
     if not owners:
         raise UsageError(f"{source}: no registry is left to steer", next_step="add a [[registry]] with hosts")
     check_upstreams(config.upstream, source)
+    check_credentials(config.credential, {entry.name for entry in config.registry}, source)
     missing = list(not_in_this_version(config))
     if missing:
         raise UsageError(f"{source}: {missing[0]} is not in this version yet", next_step="remove the setting")
@@ -307,6 +315,20 @@ def _faults_of(upstream: UpstreamConfig, key: str) -> Iterable[tuple[str, str]]:
         yield f"has no {missing}", f"add `{key}.{missing}`"
     if upstream.url.scheme == "http" and upstream.kind == "central" and (upstream.ca or upstream.certificate):
         yield "is not spoken to over TLS", f"write `{key}.url` as https://HOST:PORT"
+
+
+def check_credentials(credentials: Iterable[CredentialConfig], registries: set[str], source: str) -> None:
+    """UsageError for a login of a registry that there is not, or a second one of the same."""
+    seen: set[str] = set()
+    for at, credential in enumerate(credentials):
+        key = f"{source}: `credential[{at}].registry` = {credential.registry!r}"
+        if credential.registry not in registries:
+            nearest = get_close_matches(credential.registry, registries, n=1)
+            known = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(sorted(registries))}"
+            raise UsageError(f"{key} is no registry's name", next_step=known)
+        if credential.registry in seen:
+            raise UsageError(f"{key} has a login already", next_step="remove one of them")
+        seen.add(credential.registry)
 
 
 def not_in_this_version(config: AgentConfig) -> Iterable[str]:

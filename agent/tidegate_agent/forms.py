@@ -51,6 +51,27 @@ def _path(value: object) -> Path:
     return path
 
 
+def _password_file(value: object) -> Path:
+    path = Path(_text(value))
+    if not path.is_absolute():
+        raise ValueError
+    return path
+
+
+def _username(value: object) -> str:
+    name = _text(value)
+    if ":" in name or not name.isprintable():
+        raise ValueError
+    return name
+
+
+def _host(value: object) -> str:
+    host = _text(value).lower().rstrip(".")
+    if not host.isascii() or not all(c.isalnum() or c in ".-" for c in host):
+        raise ValueError
+    return host
+
+
 def _lease(value: object) -> timedelta:
     lease = parse_duration(_text(value))
     if not timedelta(seconds=1) <= lease <= timedelta(seconds=60):
@@ -119,6 +140,16 @@ Lease = Annotated[
 ]
 Port = Annotated[int, Form(accepted="a port number from 1 to 65535", read=_port, show=int)]
 AbsolutePath = Annotated[Path, Form(accepted="an absolute path", read=_path)]
+PasswordFile = Annotated[
+    Path,
+    Form(accepted="the absolute path of a file that holds the password", read=_password_file, discreet=True),
+]
+Username = Annotated[
+    str, Form(accepted="a name without a colon; the password goes into a file", read=_username, discreet=True)
+]
+TokenHost = Annotated[
+    str, Form(accepted='a host name such as "gitlab.example.com", without scheme, port or path', read=_host)
+]
 Listen = Annotated[
     Endpoint,
     Form(

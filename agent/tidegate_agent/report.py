@@ -9,6 +9,7 @@ from tidegate_agent import __version__
 from tidegate_agent.activity import Activity
 from tidegate_agent.clients import Clients
 from tidegate_agent.config import AgentConfig
+from tidegate_agent.credentials import credentials_status
 from tidegate_agent.gate import Gate
 from tidegate_agent.metrics import Gauges
 from tidegate_agent.naming import Naming
@@ -23,6 +24,7 @@ from tidegate_agent.status import (
 )
 from tidegate_agent.steering import Steering
 from tidegate_agent.upstreams import upstreams_status
+from tidegate_proxy.upstreams.credentials import Credentials
 from tidegate_proxy.upstreams.tiers import Tiers
 from tidegate_proxy.usage import Usage
 
@@ -39,6 +41,7 @@ class Report:
     upstreams: Tiers
     usage: Usage
     clients: Clients
+    credentials: Credentials
     settle: Callable[[], None]
     """Makes `activity` count what was served up to now."""
     started: float = field(default_factory=time.monotonic)
@@ -66,6 +69,7 @@ class Report:
             dns=self._dns(),
             cache=self._cache(),
             upstreams=upstreams_status(self.upstreams),
+            credentials=credentials_status(self.credentials),
             trust=[self._system_store(), *self._runtimes()],
             clients_spliced=self._spliced(),
         )

@@ -48,6 +48,17 @@ class UpstreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class CredentialStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A configured login: whether it works as far as is known, why not, and what to type."""
+
+    registry: str
+    username: str
+    share: str
+    working: bool
+    reason: str
+    action: str
+
+
 class TrustStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A client runtime or store, whether it trusts the node's CA, and what to type if it does not."""
 
@@ -74,5 +85,6 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     dns: DnsStatus
     cache: CacheStatus
     upstreams: list[UpstreamStatus]
+    credentials: list[CredentialStatus] = []
     trust: list[TrustStatus]
     clients_spliced: list[SplicedClient]

@@ -43,6 +43,10 @@ def status_table(status: Status) -> Table:
         table.add_row(
             "upstream", _judged(f"{upstream.kind} {upstream.url}".strip(), upstream.healthy, upstream.reason)
         )
+    for login in status.credentials:
+        remark = f"{login.reason}; to end that: {login.action}" if login.action else login.reason
+        name = f"{login.username} at {login.registry} (share: {login.share})"
+        table.add_row("login", _judged(name, not login.reason, remark))
     for trust in status.trust:
         table.add_row("trust", _judged(trust.runtime, trust.trusts, trust.action))
     for client in status.clients_spliced:

@@ -32,12 +32,14 @@ class Form:
     """How one kind of value is written, for use in `Annotated[X, Form(...)]`.
 
     `accepted` completes "must be ...". `read` takes what TOML gave (or text, from the environment) and raises
-    ValueError; `show` gives back what TOML would hold.
+    ValueError; `show` gives back what TOML would hold. `discreet` where a mistake may be a password in the
+    wrong place: complaints then do not repeat what was written.
     """
 
     accepted: str
     read: Callable[[object], object]
     show: Callable[[Any], object] = str  # Any: each form shows its own kind of value
+    discreet: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +220,7 @@ def _parsed_tables(given: _Given, name: str) -> _Node:
     except ValueError:
         value = None
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise _wrong((name,), given, "a JSON list of objects")
+        raise _wrong((name,), given, "a JSON list of objects", discreet=True)
     return [{key: _node(inner, given.origin) for key, inner in item.items()} for item in value]
 
 
@@ -247,12 +249,12 @@ def _read(hint: Any, node: _Node, path: tuple[str, ...], origin: str) -> object:
         if isinstance(node, _Given) and node.value == []:
             return ()
         if not isinstance(node, list):
-            raise _wrong(path, node, f"an array of tables: [[{_key(path)}]]", origin)
+            raise _wrong(path, node, f"an array of tables: [[{_key(path)}]]", origin, discreet=True)
         rows = enumerate(node)
         return tuple(_read_table(table, row, (*path, str(at)), _origin(row, origin)) for at, row in rows)
     if table is not None:
         if not isinstance(node, dict):
-            raise _wrong(path, node, f"a table: [{_key(path)}]", origin)
+            raise _wrong(path, node, f"a table: [{_key(path)}]", origin, discreet=True)
         return _read_table(table, node, path, origin)
     if not isinstance(node, _Given):
         raise _wrong(path, node, _accepted(hint), origin)
@@ -269,7 +271,10 @@ def _read(hint: Any, node: _Node, path: tuple[str, ...], origin: str) -> object:
         value = _typed(hint, str(node.value)) if node.is_text else node.value
         return msgspec.convert(value, hint, strict=True)
     except ValueError as error:  # msgspec's ValidationError is one; it speaks of types, we of accepted forms
-        raise _wrong(path, node, _accepted(hint), reason=str(error) if form else "") from error
+        discreet = form is not None and form.discreet
+        raise _wrong(path, node, _accepted(hint), reason=str(error) if form else "", discreet=discreet) from (
+            None if discreet else error
+        )
 
 
 def _typed(hint: Any, text: str) -> object:
@@ -295,8 +300,16 @@ def _origin(node: _Node, otherwise: str) -> str:
     return node.origin
 
 
-def _wrong(path: Sequence[str], node: _Node, accepted: str, origin: str = "", reason: str = "") -> UsageError:
-    written = f" = {json.dumps(node.value, default=str)}" if isinstance(node, _Given) else ""
+def _wrong(
+    path: Sequence[str],
+    node: _Node,
+    accepted: str,
+    origin: str = "",
+    reason: str = "",
+    *,
+    discreet: bool = False,
+) -> UsageError:
+    written = f" = {json.dumps(node.value, default=str)}" if isinstance(node, _Given) and not discreet else ""
     told = f": {reason}" if reason and accepted not in reason else ""
     return UsageError(
         f"{_origin(node, origin)}: `{_key(path)}`{written} is not accepted{told}",

@@ -6,6 +6,7 @@ registry is dark the last verdict stands, because nobody can be asked. What is n
 never cached.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -44,13 +45,20 @@ class Verdicts:
     """
 
     def __init__(
-        self, *, ask: Ask, dark: Callable[[Site], bool], index: Index, now: Callable[[], datetime]
+        self,
+        *,
+        ask: Ask,
+        dark: Callable[[Site], bool],
+        index: Index,
+        now: Callable[[], datetime],
+        patience_s: float,
     ) -> None:
         """`ask` sends the HEAD; it raises UpstreamUnreachable, UpstreamBroken or NotSignedIn."""
         self._ask_registry = ask
         self._dark = dark
         self._index = index
         self._now = now
+        self._patience_s = patience_s
         self._asking: SingleFlight[tuple[str, str, str], bool] = SingleFlight()
         self._refused_at: dict[tuple[str, str, str], datetime] = {}
 
@@ -82,7 +90,12 @@ class Verdicts:
 
     async def _ask(self, key: tuple[str, str, str], site: Site, repository: Repository, target: str) -> bool:
         try:
-            response = await self._ask_registry(site, repository, target)
+            # Bounded here and not by the upstream: that refuses who has an alternative at once where no name
+            # resolves, but who knows no verdict has none, and the resolver may be back already (I1).
+            async with asyncio.timeout(self._patience_s):
+                response = await self._ask_registry(site, repository, target)
+        except TimeoutError as error:
+            raise UpstreamBroken(f"{site.authority} does not answer in time") from error
         except NotSignedIn as refusal:
             if refusal.passing:
                 raise UpstreamBroken(str(refusal)) from refusal
@@ -120,18 +133,20 @@ class Readable:
         self._credentials = credentials
 
         async def ask_as_nobody(site: Site, repository: Repository, target: str) -> UpstreamResponse:
-            return await anonymous.request(site, repository, "HEAD", target, _LOOKING, patience_s=patience_s)
+            return await anonymous.request(site, repository, "HEAD", target, _LOOKING)
 
         async def ask_signed_in(site: Site, repository: Repository, target: str) -> UpstreamResponse:
             credential = credentials.shared(site)
             if credential is None:
                 raise NotSignedIn("no login is shared")
-            return await signed_in.request(
-                credential, site, repository, "HEAD", target, _LOOKING, patience_s=patience_s
-            )
+            return await signed_in.request(credential, site, repository, "HEAD", target, _LOOKING)
 
-        self._public = Verdicts(ask=ask_as_nobody, dark=anonymous.dark, index=index, now=now)
-        self._shared = Verdicts(ask=ask_signed_in, dark=signed_in.dark, index=index, now=now)
+        self._public = Verdicts(
+            ask=ask_as_nobody, dark=anonymous.dark, index=index, now=now, patience_s=patience_s
+        )
+        self._shared = Verdicts(
+            ask=ask_signed_in, dark=signed_in.dark, index=index, now=now, patience_s=patience_s
+        )
 
     async def close(self) -> None:
         """End what runs."""

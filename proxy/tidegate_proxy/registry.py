@@ -126,7 +126,7 @@ class RegistryService:
         )
 
     async def _uncached(self, incoming: Incoming, repository: Repository) -> Answer:
-        """A read that the cache has no business with: in the client's own name, else in the shared login's."""
+        """A read that is not for the cache: in the client's own name, or else in the shared login's."""
         if self._credentials.shared(incoming.site) is None:
             return await self.pass_through(incoming)
         if "Authorization" not in incoming.headers:

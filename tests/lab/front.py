@@ -54,6 +54,7 @@ class Site:
         self.blob_host: str = config["blob_host"]
         self.backend: str = config["backend"]
         self.storage = Path(config["storage"])
+        self.login: str = config["login"]
         self.rights = token_service.Rights(passwords=config["passwords"], private=config["private"])
         self.signer = signer
         self.reset()
@@ -103,6 +104,7 @@ class Front:
             host: site for site in self.sites for host in (*site.hosts, site.token_host, site.blob_host)
         }
         self.by_name = {site.name: site for site in self.sites}
+        self.tokens_file = Path(config["tokens"]).open("a", buffering=1)  # noqa: SIM115 (open as long as we run)
         self.log_file = Path(config["log"]).open("a", buffering=1)  # noqa: SIM115 (open as long as we run)
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.tls.load_cert_chain(config["certificate"], config["key"])
@@ -234,6 +236,14 @@ class Front:
             return self.blob_bytes(request, site, path, query, blob[1], fault)
         if host not in site.hosts:
             return _text(404, "nothing here")
+        if site.login == "basic":
+            user, password = token_service.basic_credentials(request.headers.get("Authorization", "")) or (
+                "",
+                "",
+            )
+            if not user or site.rights.passwords.get(user) != password:
+                challenge = CIMultiDict({"WWW-Authenticate": 'Basic realm="lab"'})
+                return Answer(status=401, headers=challenge, size=0)
         blob = BLOB.match(path)
         if blob and request.method == "GET" and site.redirects is not None:
             async with self.backend(request, site, "HEAD", None, without_range=True) as head:
@@ -257,7 +267,10 @@ class Front:
             credentials=credentials,
             now=int(time.time()),
             lifetime_s=site.token_lifetime_s,
+            strict=site.login == "tokens for users",
         )
+        if status == 200:
+            print(body["token"], file=self.tokens_file)
         return _json(status, body)
 
     # Blobs

@@ -52,6 +52,33 @@ QUAY_IO = Plan(
     private={},
     users=USERS,
 )
+# Two more kinds of logins. Their processes start when a scenario first wants one.
+GITLAB = Plan(
+    name="registry.gitlab.com",
+    addresses={"registry.gitlab.com": 31, "gitlab.com": 32, "cdn.registry.gitlab-static.net": 33},
+    hosts=("registry.gitlab.com",),
+    token_host="gitlab.com",
+    token_path="/jwt/auth",
+    service="container_registry",
+    blob_host="cdn.registry.gitlab-static.net",
+    port=5002,
+    private={"group/private": ("alice",)},
+    users=USERS,
+    login="tokens for users",
+)
+INTRA = Plan(
+    name="registry.intra.test",
+    addresses={"registry.intra.test": 41, "blobs.intra.test": 42},
+    hosts=("registry.intra.test",),
+    token_host="",
+    token_path="",
+    service="",
+    blob_host="blobs.intra.test",
+    port=5003,
+    private={},
+    users=USERS,
+    login="basic",
+)
 NEIGHBOUR = 99  # www.example.org: on the internet, nobody's registry
 
 PRIVATE = Recipe(name="private", layers=(120 << 10, 500))
@@ -88,7 +115,7 @@ class Lab:
         resolver_host = self._stack.enter_context(Host("resolver"))
         self.hosts = [self.switch, self.internet, resolver_host]
         self.network = Network(self.switch)
-        plans = (DOCKER_IO, QUAY_IO)
+        plans = (DOCKER_IO, QUAY_IO, GITLAB, INTRA)
         numbers = {host: number for plan in plans for host, number in plan.addresses.items()}
         wan = {number: on_the_internet(number) for number in {*numbers.values(), NEIGHBOUR}}
         self.network.plug_into_wan(self.internet, [interface for pair in wan.values() for interface in pair])
@@ -97,13 +124,13 @@ class Lab:
         self._start_internet(plans)
         elsewhere = [interface.ip for interface in wan[NEIGHBOUR]]
         self.resolver = Resolver(resolver_host, self.network, names, elsewhere)
-        self.registry, self.quay = (
+        self.registry, self.quay, self._gitlab, self._intra = (
             Registry(self.internet, plan, {host: names[host] for host in plan.addresses}, self._signer)
             for plan in plans
         )
         self._publish()
         self._renew_nodes()
-        for registry in (self.registry, self.quay):
+        for registry in self._registries:
             registry.forget()
 
     def close(self) -> None:
@@ -127,9 +154,16 @@ class Lab:
         self.internet.spawn(
             [sys.executable, "-m", "lab.front", "/etc/lab/front.json"], env=PYTHON_ENV, log="front"
         )
-        for plan in plans:
-            self.internet.write(f"{PKI}/{plan.name}.yml", backend_config(plan, f"{PKI}/token.crt"))
-            self.internet.spawn(["docker-registry", "serve", f"{PKI}/{plan.name}.yml"], log=plan.name)
+        for plan in (DOCKER_IO, QUAY_IO):
+            self._start_backend(plan)
+
+    def _start_backend(self, plan: Plan) -> None:
+        self.internet.write(f"{PKI}/{plan.name}.yml", backend_config(plan, f"{PKI}/token.crt"))
+        self.internet.spawn(["docker-registry", "serve", f"{PKI}/{plan.name}.yml"], log=plan.name)
+
+    @property
+    def _registries(self) -> tuple[Registry, ...]:
+        return self.registry, self.quay, self._gitlab, self._intra
 
     def _publish(self) -> None:
         until(lambda: {5000, 5001} <= self.internet.listening(), "both docker-registries listen")
@@ -153,6 +187,25 @@ class Lab:
         image = self.registry.publish(LARGE, "library/large")
         self.registry.forget()
         return image
+
+    def gitlab(self) -> Registry:
+        """registry.gitlab.com, whose tokens come from gitlab.com, for its users alone; group/private:1."""
+        return self._started(self._gitlab, "group/private")
+
+    def intra(self) -> Registry:
+        """registry.intra.test, which asks for a password itself; team/private:1."""
+        return self._started(self._intra, "team/private")
+
+    def _started(self, registry: Registry, repository: str) -> Registry:
+        if f"{registry.name}/{repository}:1" not in self.images:
+            self._start_backend(registry.plan)
+            port = registry.plan.port
+            until(
+                lambda: port in self.internet.listening(), f"the docker-registry of {registry.name} listens"
+            )
+            self.images[f"{registry.name}/{repository}:1"] = registry.publish(PRIVATE, repository)
+            registry.forget()
+        return registry
 
     # Nodes
 
@@ -179,7 +232,7 @@ class Lab:
         """New nodes; registries and resolver healthy, reachable and with empty logs."""
         self._renew_nodes()
         self.resolver.reset()
-        for registry in (self.registry, self.quay):
+        for registry in self._registries:
             registry.reset()
 
     def logs(self) -> dict[str, str]:
@@ -188,7 +241,7 @@ class Lab:
         for host in (*self.hosts, *self.nodes):
             found |= {f"{host.name}/{name}": text for name, text in host.logs().items()}
         exchanges = sorted(
-            (request.at, request) for registry in (self.registry, self.quay) for request in registry.requests
+            (request.at, request) for registry in self._registries for request in registry.requests
         )
         found["internet/requests"] = "\n".join(
             f"{at:.3f} {request.peer[0]} {request.method} {request.host}{request.path}"

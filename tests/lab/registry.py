@@ -23,6 +23,7 @@ from .token_service import Signer
 
 CONTROL = "/run/lab/front.sock"
 LOG = "/run/lab/front.jsonl"
+TOKENS = "/run/lab/tokens"
 IMAGES = "/srv/images"
 TABLE = "lab_darkness"
 PUSH = Path(__file__).with_name("push.py")
@@ -71,7 +72,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a registry is made of, before it runs. `private`: repository -> the users who may read it."""
+    """What a registry is made of, before it runs. `private`: repository -> the users who may read it.
+
+    `login`: its token service serves everyone, or as GitLab's only who has the right that is asked for;
+    or there is none, and the registry itself asks for a password (`basic`).
+    """
 
     name: str
     addresses: Mapping[str, int]  # host name -> its number on the internet segment
@@ -83,6 +88,7 @@ class Plan:
     port: int  # of the docker-registry process, on the internet host's loopback
     private: Mapping[str, tuple[str, ...]]
     users: tuple[User, ...]
+    login: Literal["tokens for everyone", "tokens for users", "basic"] = "tokens for everyone"
 
     @property
     def storage(self) -> str:
@@ -99,6 +105,7 @@ class Plan:
             "backend": f"http://127.0.0.1:{self.port}",
             "storage": self.storage,
             "private": self.private,
+            "login": self.login,
             "passwords": {user.name: user.password for user in self.users},
         }
 
@@ -224,6 +231,11 @@ class Registry:
         """The requests for these kinds of resource (`fault.Resource`)."""
         return [request for request in self.requests if request.resource in resources]
 
+    @property
+    def tokens(self) -> set[str]:
+        """Every token that any token service of the lab ever gave: for looking where none may be."""
+        return set(self._internet.path(TOKENS).read_text().split())
+
     def _events(self) -> list[dict[str, Any]]:  # Any: JSON objects
         with self._internet.path(LOG).open("rb") as log:
             log.seek(self._log_from)
@@ -314,6 +326,7 @@ def front_config(pki: str, plans: Sequence[Plan]) -> dict[str, Any]:  # Any: a J
         "token_certificate": f"{pki}/token.crt",
         "token_key": f"{pki}/token.key",
         "log": LOG,
+        "tokens": TOKENS,
         "control": CONTROL,
         "registries": [plan.as_json() for plan in plans],
     }
@@ -321,7 +334,7 @@ def front_config(pki: str, plans: Sequence[Plan]) -> dict[str, Any]:  # Any: a J
 
 def backend_config(plan: Plan, token_certificate: str) -> str:
     """The configuration of the real docker-registry behind this registry."""
-    config = {
+    config: dict[str, Any] = {  # Any: a JSON object
         "version": "0.1",
         "log": {"level": "warn", "accesslog": {"disabled": True}},
         "storage": {
@@ -330,13 +343,14 @@ def backend_config(plan: Plan, token_certificate: str) -> str:
             "redirect": {"disable": True},
         },
         "http": {"addr": f"127.0.0.1:{plan.port}"},
-        "auth": {
+    }
+    if plan.login != "basic":  # passwords are the front's business
+        config["auth"] = {
             "token": {
                 "realm": f"https://{plan.token_host}{plan.token_path}",
                 "service": plan.service,
                 "issuer": "lab",
                 "rootcertbundle": token_certificate,
             }
-        },
-    }
+        }
     return json.dumps(config)  # which is YAML

@@ -218,10 +218,6 @@ def test_a_value_that_cannot_work_is_refused_by_its_key(tmp_path: Path, toml: st
             '[[upstream]] of kind "mirror"',
         ),
         ('[[tags]]\nmatch = "stable"\nfresh_for = "1m"', "[[tags]]"),
-        (
-            '[[credential]]\nregistry = "quay.io"\nusername = "u"\npassword_file = "/p"\nshare = "node"',
-            "[[credential]]",
-        ),
         ("[push]\nallow = false", "push.allow = false"),
     ],
 )
