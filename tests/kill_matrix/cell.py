@@ -51,7 +51,7 @@ class Seen:
     """What one cell showed; times are seconds since the death."""
 
     cell: Cell
-    direct_s: float | None  # the first connection from which on all were direct; None: none was
+    direct_s: float | None  # the first new connection that reached the registry itself; None: none did
     refused: int  # new connections that failed
     held: int  # connections that the client had through the agent
     let_go_s: float | None  # when the last of them ended; None: it goes on

@@ -26,7 +26,6 @@ RAW = Path(__file__).with_name("raw.py")
 AGAIN_S = 0.2
 PUSHED_BYTES = 24 << 20
 NEIGHBOUR = "eu.gcr.io"
-OTHER_NAME = "www.example.org"
 REGISTRY_HOST = "registry-1.docker.io"
 _numbers = itertools.count(1)
 

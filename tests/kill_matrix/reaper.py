@@ -4,6 +4,8 @@ Runs on the node as a file of its own (standard library and `ss`): one JSON obje
 lines of JSON as its answer. Times are seconds since the kill; `killed` is the monotonic clock.
 """
 
+import errno
+import itertools
 import json
 import os
 import re
@@ -17,6 +19,7 @@ from pathlib import Path
 
 AGENT_PORT, HTTPS = 8443, 443
 ESTABLISHED = "01"
+PORT_IN_USE = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
 
 
 def main() -> None:
@@ -31,7 +34,7 @@ def main() -> None:
     gone: dict[int, float] = {}
     watching = threading.Thread(target=watch, args=(held, killed, given["watch_s"], gone))
     watching.start()
-    knocks = knock(given["address"], killed, given["knock_s"])
+    knocks = knock(given["address"], given["knock_from"], killed, given["knock_s"])
     watching.join()
     tell(knocks=knocks, held=len(held), gone=sorted(gone.values()))
 
@@ -77,14 +80,22 @@ def watch(held: set[int], killed: float, for_s: float, gone: dict[int, float]) -
         time.sleep(0.005)
 
 
-def knock(address: str, killed: float, for_s: float) -> list[tuple[float, int | None]]:
-    """Connections begun one after the other: when, and from which port (none: refused)."""
+def knock(address: str, first_port: int, killed: float, for_s: float) -> list[tuple[float, int | None]]:
+    """Connections begun one after the other: when, and from which port (none: refused).
+
+    No port is used twice, and none is of those that the kernel gives to the agent's own connections: the
+    registry's log tells by the port alone who came directly.
+    """
     knocks: list[tuple[float, int | None]] = []
+    ports = itertools.count(first_port)
     while (begun := time.monotonic() - killed) < for_s:
+        port = next(ports)
         try:
-            with socket.create_connection((address, HTTPS), timeout=5) as connection:
-                knocks.append((begun, connection.getsockname()[1]))
-        except OSError:
+            with socket.create_connection((address, HTTPS), timeout=5, source_address=("", port)):
+                knocks.append((begun, port))
+        except OSError as error:
+            if error.errno in PORT_IN_USE:
+                continue
             knocks.append((begun, None))
         time.sleep(0.0005 if begun < 0.1 else 0.005)  # a pace: dying needs the processor too
     return knocks

@@ -20,7 +20,6 @@ from lab.footprint import Footprint
 from .cell import LEASE_S, RAW, Cell, Death, Seen
 from .in_flight import (
     NEIGHBOUR,
-    OTHER_NAME,
     REGISTRY_HOST,
     InFlight,
     PullInFlight,
@@ -41,7 +40,12 @@ KNOCK_S: dict[Death, float] = {
     "supervisor killed": 2.0,
     "both killed": 0.5,
 }
-FORGET_THE_CACHE = "rm -rf /var/lib/tidegate/blobs /var/lib/tidegate/partial /var/lib/tidegate/index.sqlite*"
+KNOCK_FROM = range(10_000, 30_000)  # outside net.ipv4.ip_local_port_range
+# The journal too: a request that was met by two deaths is passed through, and the matrix has more of them.
+FORGET_THE_CELL_BEFORE = (
+    "rm -rf /var/lib/tidegate/blobs /var/lib/tidegate/partial /var/lib/tidegate/index.sqlite*"
+    " /run/tidegate/in-flight /run/tidegate/deaths.json"
+)
 
 
 def play(lab: Lab, cells: Iterable[Cell]) -> Iterator[Seen]:
@@ -73,17 +77,19 @@ class Stage:
         else:
             self._node.start_daemon_of(client)
         self._address = str(self._registry.addresses[REGISTRY_HOST][0])
+        self._knock_from = KNOCK_FROM.start
 
     def play(self, cell: Cell) -> Seen:
         node, registry = self._node, self._registry
         registry.heal()
-        node.run(["sh", "-c", FORGET_THE_CACHE]).or_raise()
+        node.run(["sh", "-c", FORGET_THE_CELL_BEFORE]).or_raise()
         before = Footprint.of(node)
         agent = node.start_agent().wait_steering()
         in_flight, arguments = self._begin(cell, agent)
         registry.forget()
         reaped = self._reap(arguments)
         end = in_flight.end(60)
+        self._knock_from = _after(reaped["knocks"], self._knock_from)
         direct_s, refused = self._first_direct(reaped["knocks"])
         registry.heal()
         retried = time.monotonic()
@@ -113,6 +119,7 @@ class Stage:
             "within_s": 20,
             "kill": kills,
             "address": self._address,
+            "knock_from": self._knock_from,
             "knock_s": KNOCK_S[cell.death],
             "watch_s": 8.0,
         }
@@ -120,7 +127,7 @@ class Stage:
         match cell.moment:
             case "DNS query":
                 self._freeze_the_resolver(signal.SIGSTOP)
-                return RawInFlight(node, "dns", OTHER_NAME), arguments
+                return RawInFlight(node, "dns", NEIGHBOUR), arguments  # steered, and not resolved ahead
             case "TLS handshake":
                 return RawInFlight(node, "handshake", REGISTRY_HOST), arguments
             case "splice":
@@ -216,6 +223,12 @@ def _kills(death: Death, agent: Agent) -> list[tuple[int, int]]:
 
 def _agents(node: Node) -> list[int]:
     return [pid for pid, line in node.processes().items() if "tidegate agent" in line]
+
+
+def _after(knocks: list[tuple[float, int | None]], used_from: int) -> int:
+    """Where the next cell's ports begin."""
+    last = max((port for _, port in knocks if port is not None), default=used_from)
+    return last + 1 if last + 2000 < KNOCK_FROM.stop else KNOCK_FROM.start
 
 
 def _last(gone: list[float], held: int) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,34 +23,9 @@ HEAD = (
     "left",
 )
 
-PREFACE = """# The kill matrix
-
-What happens to whom when the agent dies, measured with real clients. Get it again (root, some ten minutes):
-
-    script/kill-matrix --markdown docs/operations/kill-matrix.md
-
-| column | meaning |
-|---|---|
-| direct after | from the death to the first new connection that reached the registry itself |
-| connection let go | from the death to the end (FIN, RST) of the client's last connection through the agent |
-| what was in flight | how the client's pull, push, query or connection ended, counted from the death |
-| retry | the same again, from the start |
-| left | rules, addresses, routes, sets, mounts, processes and ports that were not there before the agent |
-
-Deaths: SIGKILL and SIGSTOP meet the agent (its supervisor then starts another), SIGTERM the supervisor, which
-passes it on; *supervisor killed* makes the agent end in order by itself; *both killed* leaves nobody but the
-kernel to clean up.
-
-Bounds, which `tests/netns/test_kill_matrix.py` holds every cell to: no connection hangs longer than the lease
-and a second (4 s), what is in flight at a SIGTERM ends well, every retry succeeds, nothing is left behind.
-
-- A pull or push that *ended well* although its connection ended was taken up again by the client itself; the
-  time includes the client's own pauses (dockerd's is 5 s) and the rest of the transfer.
-- A query that the agent had forwarded when it died is lost with it, as a datagram may be: the stub here asks
-  again after 2 s, glibc and Go after 5 s. A client that fails after 5 s although its connection was let go at
-  once probably had such a look-up in flight (inferred from the time, not traced).
-  Queries unread in a hang are told SERVFAIL at the lease's end.
-"""
+TITLE = "# The kill matrix\n"
+MEASURED = "Measured on "
+"""Begins the line from which on a document is written anew; what stands above it is written by people."""
 
 
 def rows(matrix: Sequence[Seen]) -> list[tuple[str, ...]]:
@@ -62,11 +38,7 @@ def rows(matrix: Sequence[Seen]) -> list[tuple[str, ...]]:
             seen.cell.moment,
             seen.cell.client,
             _time(seen.direct_s),
-            "no connection"
-            if not seen.held
-            else "goes on"
-            if seen.let_go_s is None
-            else _time(seen.let_go_s),
+            _let_go(seen),
             f"{'ended well' if seen.well else 'failed'} after {_time(seen.ended_s)}",
             f"{'well' if seen.retry_well else 'FAILED'}, {_time(seen.retry_s)}",
             "nothing" if not seen.left else f"{len(seen.left)} kinds",
@@ -82,11 +54,13 @@ def for_people(matrix: Sequence[Seen]) -> Table:
     return table
 
 
-def markdown(matrix: Sequence[Seen]) -> str:
+def markdown(matrix: Sequence[Seen], *, before: str = "") -> str:
+    """The document: what people wrote in the one that was there before, and the table."""
+    text, _, _ = before.partition(f"\n{MEASURED}")
     lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     lines += [f"| {' | '.join(row)} |" for row in rows(matrix)]
-    measured = f"\nMeasured on Linux {platform.release()}, two cores shared with other work.\n\n"
-    return PREFACE + measured + "\n".join(lines) + "\n"
+    measured = f"\n{MEASURED}Linux {platform.release()}, {os.cpu_count()} cores, {len(matrix)} cells.\n\n"
+    return (text or TITLE) + measured + "\n".join(lines) + "\n"
 
 
 def as_json(matrix: Sequence[Seen]) -> str:
