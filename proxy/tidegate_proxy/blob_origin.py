@@ -30,7 +30,7 @@ class BlobOrigin:
             try:
                 response = await self.requester.request("GET", self.target, headers, follow_redirects=True)
             except UpstreamUnreachable as error:
-                raise OriginUnreachable(error.cause) from error
+                raise OriginUnreachable(error.why, next_step=error.next_step) from error
             if response.status not in _FLEETING or pause_s is None:
                 break
             await response.close()

@@ -235,7 +235,8 @@ class RegistryService:
         except (NotServed, OriginRefused):
             return await self._uncached(incoming, repository)
         except OriginUnreachable as error:
-            raise UpstreamUnreachable(incoming.site, error.cause) from error
+            step = error.next_step or "tidegate status"
+            raise UpstreamUnreachable(incoming.site, error.cause, next_step=step) from error
 
     async def _described(self, incoming: Incoming, requester: Requester, stored: Answer | None) -> Answer:
         """HEAD of a blob. Who pushes skips what is there already: that *this* repository has it, only the

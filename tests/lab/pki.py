@@ -38,8 +38,15 @@ class Authority:
         )
         self.anchor: bytes = self._certificate.public_bytes(serialization.Encoding.PEM)
 
+    def client(self, name: str) -> Identity:
+        """A TLS client identity of this name."""
+        return self._leaf([name], ExtendedKeyUsageOID.CLIENT_AUTH)
+
     def server(self, hosts: Sequence[str]) -> Identity:
         """A TLS server identity for these names."""
+        return self._leaf(hosts, ExtendedKeyUsageOID.SERVER_AUTH)
+
+    def _leaf(self, hosts: Sequence[str], usage: x509.ObjectIdentifier) -> Identity:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
             _builder(
@@ -50,7 +57,7 @@ class Authority:
             )
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(sign_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
             )

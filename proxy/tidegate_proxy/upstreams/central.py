@@ -17,7 +17,7 @@ from multidict import CIMultiDict
 
 from tidegate_core.errors import TidegateError
 from tidegate_proxy.site import Site
-from tidegate_proxy.upstreams.exchange import Exchange
+from tidegate_proxy.upstreams.exchange import Exchange, basic
 from tidegate_proxy.upstreams.tier_trust import CentralTrust, TierDistrusted, words_of
 from tidegate_proxy.upstreams.tier_url import TierUrl
 
@@ -102,7 +102,7 @@ class CentralCarrier:
         own = await self._trust.context() if self.url.scheme == "https" else self._elsewhere
         if self.url.login is not None:
             headers = CIMultiDict(headers)
-            headers["Proxy-Authorization"] = aiohttp.BasicAuth(*self.url.login).encode()
+            headers["Proxy-Authorization"] = basic(self.url.login)
         return await self._exchange.send(
             f"{self.url}{target}",
             method,

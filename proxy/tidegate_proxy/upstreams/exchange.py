@@ -7,6 +7,7 @@ This module knows no registry, judges no status, and remembers nothing but conne
 
 import socket
 import ssl
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -120,7 +121,7 @@ class Exchange:
         self._writing = session(write_timeout_s, keep_alive=False)
         self._proxy = None if through is None else URL(through.origin)
         login = through.login if through is not None else None
-        self._proxy_auth = None if login is None else aiohttp.BasicAuth(*login)
+        self._proxy_headers = None if login is None else {"Proxy-Authorization": basic(login)}
 
     async def close(self) -> None:
         """Drop every connection."""
@@ -140,8 +141,8 @@ class Exchange:
     ) -> aiohttp.ClientResponse:
         """The answer's head; raises one of FAILURES.
 
-        `tls` gives the context for a URL that is about to be asked. `silence_s` is how long the answer to a
-        read may pause, if not the usual time.
+        `tls` gives the context for an https URL that is about to be asked. `silence_s` is how long the answer
+        to a read may pause, if not the usual time.
         """
         first = urlsplit(url)
         sent = CIMultiDict(headers)
@@ -156,9 +157,9 @@ class Exchange:
                     headers=sent,
                     data=body,
                     allow_redirects=False,
-                    ssl=tls(url),
+                    ssl=tls(url) if urlsplit(url).scheme == "https" else True,
                     proxy=self._proxy,
-                    proxy_auth=self._proxy_auth,
+                    proxy_headers=self._proxy_headers,
                     timeout=timeout,
                 )
             except (aiohttp.ClientError, OSError) as error:
@@ -179,12 +180,19 @@ class Exchange:
         return response
 
 
+def basic(login: tuple[str, str]) -> str:
+    """User and password as RFC 7617 has them."""
+    return f"Basic {b64encode(':'.join(login).encode()).decode()}"
+
+
 def said(error: BaseException) -> str:
     """What a failure says of itself, in words."""
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return f"CONNECT is answered {error.status} {error.message}"
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error.strerror or str(error.os_error)
     return str(error) or repr(error)
 
 
