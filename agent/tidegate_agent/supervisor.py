@@ -28,8 +28,8 @@ _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _BEAT, _READY, _LENT, _LINGERING = b".", b"!", b"s", b"l"
 _MAX_LENT = 64
 _GAVE_UP = (
-    "nothing is steered any more, pulls go direct; what it died of stands above (journalctl -u tidegate-agent); "
-    "to start it again: systemctl restart tidegate-agent, or tidegate agent"
+    "nothing is steered any more, pulls go direct; what it died of stands above "
+    "(journalctl -u tidegate-agent); to start it again: systemctl restart tidegate-agent, or tidegate agent"
 )
 _CLOCK_TICK_S = 0.01  # the kernel's at 100 Hz: so much later than promised may the lease end
 _PR_SET_PDEATHSIG = 1
