@@ -14,6 +14,7 @@ from .node import Node
 from .process import CommandFailed, Completed, Process
 from .registry import Connection, Registry, Request, User
 from .resolver import Resolver
+from .tier import Carried, Tier
 from .waiting import until
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "SMALL",
     "Agent",
     "Artifact",
+    "Carried",
     "CommandFailed",
     "Completed",
     "Connection",
@@ -44,6 +46,7 @@ __all__ = [
     "Registry",
     "Request",
     "Resolver",
+    "Tier",
     "User",
     "ask",
     "replay",

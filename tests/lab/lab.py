@@ -10,6 +10,7 @@ import json
 import sys
 from contextlib import ExitStack
 from types import TracebackType
+from typing import TypeVar
 
 from .host import PYTHON_ENV, Host
 from .image import LARGE, SINGLE, SMALL, Image, Recipe
@@ -18,6 +19,7 @@ from .node import Node
 from .pki import Authority, token_signer
 from .registry import Plan, Registry, User, backend_config, front_config
 from .resolver import Resolver
+from .tier import Tier
 from .token_service import Signer
 from .waiting import until
 
@@ -86,6 +88,8 @@ TOOL = Recipe(name="tool", layers=(90 << 10,))
 FIRST_NODE = 2
 RESOLVER = 53
 PKI = "/etc/lab"
+
+N = TypeVar("N", bound=Node)
 
 
 class Lab:
@@ -222,7 +226,13 @@ class Lab:
 
     def add_node(self, name: str) -> Node:
         """One more node, until the next `reset()`."""
-        node = Node(name)
+        return self._add(Node(name))
+
+    def add_tier(self, name: str = "tier") -> Tier:
+        """A host for a foreign tier, not started yet, until the next `reset()`."""
+        return self._add(Tier(name))
+
+    def _add(self, node: N) -> N:
         self.nodes.append(node)
         self.network.plug_into_lan(node, on_the_lan(FIRST_NODE + len(self.nodes) - 1))
         node.furnish(resolvers=[self.resolver.address], anchor=self.authority.anchor)

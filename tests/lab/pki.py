@@ -38,6 +38,11 @@ class Authority:
         )
         self.anchor: bytes = self._certificate.public_bytes(serialization.Encoding.PEM)
 
+    @property
+    def identity(self) -> Identity:
+        """The CA itself, for software that signs by it."""
+        return Identity(certificate=self.anchor, key=_pem(self._key))
+
     def client(self, name: str) -> Identity:
         """A TLS client identity of this name."""
         return self._leaf([name], ExtendedKeyUsageOID.CLIENT_AUTH)

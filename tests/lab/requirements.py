@@ -25,6 +25,7 @@ PROGRAMS = {
     "update-ca-certificates": "ca-certificates",
     "curl": "curl",
     "dig": "dnsutils",
+    "squid": "squid-openssl",
 }
 
 
