@@ -99,7 +99,8 @@ class Anonymous:
     async def gives_tokens(self, site: Site, challenge: Challenge) -> bool:
         """Whether the token service that the site names gives a token to who has no login.
 
-        Most give one that is good for nothing but what is public; others turn such a client away.
+        Most give one that is good for nothing but what is public; others turn such a client away. Asked is for
+        a repository that there is not, which no service tells from a private one.
         """
         service = token_service(site, challenge)
         if service is None:
@@ -116,10 +117,14 @@ class Anonymous:
             gives = False
         else:
             gives = True
+        self._is_generous(service, gives)
+        return gives
+
+    def _is_generous(self, service: TokenService, gives: bool) -> None:
         if len(self._generous) >= _MAX_SERVICES:
             self._generous.pop(next(iter(self._generous)))
-        self._generous[key] = (gives, self._clock() + _GENEROSITY_BELIEVED_FOR_S)
-        return gives
+        believed_until = self._clock() + _GENEROSITY_BELIEVED_FOR_S
+        self._generous[(service.site.authority, service.path)] = (gives, believed_until)
 
     async def _request(self, site: Site, repository: Repository, send: "_Send") -> UpstreamResponse:
         known = self._tokens.get(site.authority, str(repository), _NOBODY)
@@ -143,8 +148,11 @@ class Anonymous:
         async def obtain() -> Token | None:
             try:
                 return await self._obtain_from(service, str(repository))
-            except (TokenRefused, TokenServiceFailing):
-                return None
+            except TokenRefused:
+                self._is_generous(service, False)
+            except TokenServiceFailing:
+                pass
+            return None
 
         token = await self._obtaining.run(key, obtain)
         if token is not None:

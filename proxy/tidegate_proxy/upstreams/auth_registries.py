@@ -44,7 +44,11 @@ def parse_auth_registries(
         if len(parts) < 3 or not all(parts):
             raise _wrong(number, "is not host, user and password", entries_delimiter, delimiter)
         host, username, password = parts[0].lower().rstrip("."), parts[1], parts[2]
-        if not host.isascii() or not all(c.isalnum() or c in ".-:_" for c in host):
+        if (
+            username.startswith("//")
+            or not host.isascii()
+            or not all(c.isalnum() or c in ".-:_" for c in host)
+        ):
             raise _wrong(number, "does not begin with a host name", entries_delimiter, delimiter)
         if ":" in username:
             raise _wrong(

@@ -112,11 +112,14 @@ def _read(path: Path) -> tuple[Secret | None, Complaint]:
     """The password, or why there is none; a file that is open to everybody is used, with a complaint."""
     try:
         # Not blocking: where somebody put a pipe, nobody may ever write.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-            found = os.fstat(file.fileno())
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            found = os.fstat(file)
             if not stat.S_ISREG(found.st_mode):
                 return None, Complaint(cause=f"{path} is not a file", next_step=f"ls -l {path}")
-            content = file.read(MAX_PASSWORD_BYTES + 1)
+            content = os.read(file, MAX_PASSWORD_BYTES + 1)
+        finally:
+            os.close(file)
     except FileNotFoundError:
         step = f"install -m 600 /dev/stdin {path}  (then the password, Enter, Ctrl-D)"
         return None, Complaint(cause=f"{path} does not exist", next_step=step)
