@@ -159,7 +159,7 @@ Listen = Annotated[
 ]
 UpstreamUrl = Annotated[
     TierUrl,
-    Form(accepted='a URL such as "http://proxy.example:3128"', read=_tier_url),
+    Form(accepted='a URL such as "http://proxy.example:3128"', read=_tier_url, discreet=True),
 ]
 Resolvers = Annotated[
     Literal["system"] | tuple[IPAddress, ...],

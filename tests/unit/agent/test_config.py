@@ -126,6 +126,9 @@ def test_a_login_in_an_upstreams_url_is_never_shown(tmp_path: Path) -> None:
     assert url.login == ("node", "s3cret")
     assert 'url = "http://proxy.example:3128"' in show_settings(config)
     assert "s3cret" not in f"{show_settings(config)} {config!r} {url}"
+    told = complaint(tmp_path, '[[upstream]]\nkind = "connect"\nurl = "htp://node:s3cret@proxy.example"')
+    assert "`upstream[0].url` is not accepted: it must begin with http://" in told
+    assert "s3cret" not in told
 
 
 def test_resolvers_in_the_environment_are_comma_separated_addresses(tmp_path: Path) -> None:
