@@ -39,6 +39,7 @@ from tidegate_agent.trust import system_bundle
 from tidegate_agent.upstreams import open_upstreams
 from tidegate_core import log as logging
 from tidegate_dns.lookup import NameNotFound, ResolverUnreachable
+from tidegate_proxy.addressing import BySite
 from tidegate_proxy.authority import PROBE_HOST, Authority
 from tidegate_proxy.crash_journal import MEMORY_S, CrashJournal
 from tidegate_proxy.direct import NameResolver
@@ -48,7 +49,7 @@ from tidegate_proxy.interceptor import Arrival, Interceptor
 from tidegate_proxy.leaf import Leaves
 from tidegate_proxy.pull_through import PullThroughCache
 from tidegate_proxy.served import Tally
-from tidegate_proxy.site import Registries, Registry, Site
+from tidegate_proxy.site import Registries, Registry
 
 DRAIN_S = 30.0
 
@@ -164,7 +165,7 @@ class Agent:
         journal = CrashJournal(config.runtime_dir)
         http = HttpServer(
             service=cache.service,
-            site_of=_sites(registries),
+            addressing=_addressing(registries),
             tally=tally,
             probe_host=PROBE_HOST,
             journal=journal,
@@ -352,8 +353,12 @@ def _steering(config: AgentConfig, keeper: Keeper | None) -> Steering:
     )
 
 
-def _sites(registries: Registries) -> Callable[[Arrival], Site | None]:
-    return lambda arrival: registries.site(arrival.sni, arrival.original.port)
+def _addressing(registries: Registries) -> Callable[[Arrival], BySite | None]:
+    def of(arrival: Arrival) -> BySite | None:
+        site = registries.site(arrival.sni, arrival.original.port)
+        return BySite(site) if site is not None else None
+
+    return of
 
 
 def _open_journal(journal: CrashJournal) -> None:

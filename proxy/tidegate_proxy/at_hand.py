@@ -7,10 +7,12 @@ either. This module does not know connections.
 """
 
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Protocol
 
+from tidegate_proxy.addressing import Addressed, Addressing
 from tidegate_proxy.answer import Answer
 from tidegate_proxy.crash_journal import CrashJournal, name_of
 from tidegate_proxy.hot_manifests import ReadyAnswer
@@ -21,8 +23,6 @@ from tidegate_proxy.site import Site
 LIMIT_BYTES = 2 * 1024 * 1024
 _BESIDES_BYTES = 1024  # of an entry, whatever the length of its head
 _COPIES = 4  # of a head, about: as the key, and what is taken from it
-
-Where = tuple[str, str, int, str]
 
 
 class Ready(Protocol):
@@ -39,6 +39,7 @@ class _Known:
     """
 
     site: Site
+    target: str
     head: PlainHead
     name: bytes
     edition: int = -1
@@ -56,7 +57,7 @@ class AtHand:
         self._tally = tally
         self._limit_bytes = limit_bytes
         self._held_bytes = 0
-        self._known: dict[tuple[Where, bytes], _Known] = {}
+        self._known: dict[tuple[Hashable, bytes], _Known] = {}
         self._date = b""
         self._date_of = 0
 
@@ -64,12 +65,10 @@ class AtHand:
         """How many requests are remembered."""
         return len(self._known)
 
-    def answer(self, site: Site, where: Where, data: bytes) -> tuple[bytes, bool] | None:
-        """The wire form, and whether the connection ends with it; None: this takes the full server.
-
-        `where` is `where_of(site)`.
-        """
-        known = self._known.get((where, data)) or self._read(site, data)
+    def answer(self, addressing: Addressing, data: bytes) -> tuple[bytes, bool] | None:
+        """The wire form, and whether the connection ends with it; None: this takes the full server."""
+        where = addressing.where
+        known = self._known.get((where, data)) or self._read(addressing, data)
         if known is None:
             return None
         if self._journal.crashed_twice(known.name):
@@ -78,7 +77,7 @@ class AtHand:
         started = time.monotonic()
         slot = self._journal.enter(known.name)
         try:
-            ready = self._service.at_hand(site, head.method, head.target)
+            ready = self._service.at_hand(known.site, head.method, known.target)
             if ready is None:
                 return None
             wire = self._rendered(ready, head)
@@ -93,13 +92,15 @@ class AtHand:
         self._tally.add(served, time.monotonic() - started)
         return wire, head.closes
 
-    def _read(self, site: Site, data: bytes) -> _Known | None:
+    def _read(self, addressing: Addressing, data: bytes) -> _Known | None:
         head = parse_plain_head(data)
-        if head is None or not site.is_named_by(head.host):
+        addressed = addressing.of(head.host, head.target) if head is not None else None
+        if head is None or not isinstance(addressed, Addressed):
             return None
-        return _Known(site=site, head=head, name=name_of(head.method, site.host, head.target))
+        site, target = addressed.site, addressed.target
+        return _Known(site=site, target=target, head=head, name=name_of(head.method, site.host, target))
 
-    def _remember(self, where: Where, data: bytes, known: _Known) -> None:
+    def _remember(self, where: Hashable, data: bytes, known: _Known) -> None:
         """First in, first out: one that is still wanted comes back for the price of reading it once."""
         self._known[(where, data)] = known
         self._held_bytes += _held_bytes(data)
@@ -123,11 +124,6 @@ class AtHand:
         return self._date
 
 
-def where_of(site: Site) -> Where:
-    """All that makes a site what it is, cheaper to compare than the site."""
-    return (site.registry, site.host, site.port, site.scheme)
-
-
 def _held_bytes(head: bytes) -> int:
     return _BESIDES_BYTES + _COPIES * len(head)
 
@@ -144,7 +140,7 @@ def _served(known: _Known, ready: ReadyAnswer) -> Served:
     return Served(
         site=known.site,
         method=known.head.method,
-        path=known.head.target.partition("?")[0],
+        path=known.target.partition("?")[0],
         status=ready.answer.status,
         cache=ready.answer.cache,
         kind=ready.answer.kind,

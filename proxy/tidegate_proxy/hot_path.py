@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from typing import cast
 
-from tidegate_proxy.at_hand import AtHand, where_of
+from tidegate_proxy.addressing import Addressing
+from tidegate_proxy.at_hand import AtHand
 from tidegate_proxy.interceptor import Arrival
-from tidegate_proxy.site import Site
 
 _SWEPT_EVERY_S = 5.0
 
@@ -56,14 +56,13 @@ class HotConnection(asyncio.Protocol):
     """One connection, until the full server has to take it over."""
 
     __slots__ = (
+        "_addressing",
         "_arrival",
         "_at_hand",
         "_connections",
         "_full",
         "_handler",
-        "_site",
         "_transport",
-        "_where",
         "last_used",
     )
 
@@ -71,15 +70,14 @@ class HotConnection(asyncio.Protocol):
         self,
         *,
         arrival: Arrival,
-        site: Site | None,
+        addressing: Addressing | None,
         at_hand: AtHand,
         full: Callable[[Arrival], asyncio.Protocol],
         connections: HotConnections,
     ) -> None:
-        """`full` makes the protocol that takes over; without a site it takes over at once."""
+        """`full` makes the protocol that takes over; without an addressing it takes over at once."""
         self._arrival = arrival
-        self._site = site
-        self._where = where_of(site) if site is not None else None
+        self._addressing = addressing
         self._at_hand = at_hand
         self._full = full
         self._connections = connections
@@ -99,10 +97,8 @@ class HotConnection(asyncio.Protocol):
             return
         assert self._transport is not None  # connection_made came first
         try:
-            site, where = self._site, self._where
-            answer = (
-                self._at_hand.answer(site, where, data) if site is not None and where is not None else None
-            )
+            addressing = self._addressing
+            answer = self._at_hand.answer(addressing, data) if addressing is not None else None
         except Exception as error:  # noqa: BLE001 - nothing was written yet: the full server still can (I1)
             answer = None
             asyncio.get_running_loop().call_exception_handler(

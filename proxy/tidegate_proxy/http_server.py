@@ -1,10 +1,10 @@
 """HTTP/1.1 framing of intercepted connections (RFC 9112), on aiohttp's low-level server.
 
-A connection's SNI and original port say which site it is for; the Host header must agree, else 421
-(RFC 9110, 15.5.20). What to answer is decided elsewhere (`RegistryService.answer`); here it is written,
-and each request is counted once. Fails open: what goes wrong before the first byte of an answer
-becomes a verbatim pass-through to the registry, and so does a request that the process died of twice (I1);
-what goes wrong later cuts the connection, so that nobody takes a part for the whole (I2).
+Which site a request is for, its connection or its target says (`addressing`). What to answer is decided
+elsewhere (`RegistryService.answer`); here it is written, and each request is counted once. Fails open: what
+goes wrong before the first byte of an answer becomes a verbatim pass-through to the registry, and so does a
+request that the process died of twice (I1); what goes wrong later cuts the connection, so that nobody takes a
+part for the whole (I2).
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_writer import StreamWriter
 from multidict import CIMultiDict
 
+from tidegate_proxy.addressing import Addressed, Addressing, misdirected
 from tidegate_proxy.answer import Answer, Incoming
 from tidegate_proxy.at_hand import AtHand
 from tidegate_proxy.crash_journal import CrashedTwice, CrashJournal, name_of
@@ -57,14 +58,14 @@ class HttpServer:
         self,
         *,
         service: Service,
-        site_of: Callable[[Arrival], Site | None],
+        addressing: Callable[[Arrival], Addressing | None],
         tally: Tally,
         probe_host: str,
         journal: CrashJournal,
     ) -> None:
         self._service = service
         self._journal = journal
-        self._site_of = site_of
+        self._addressing = addressing
         self._tally = tally
         self._probe_host = probe_host
         self._server = web.Server(self._handle, handler_cancellation=True)
@@ -75,7 +76,7 @@ class HttpServer:
         """The protocol for one connection, before its TLS handshake."""
         return HotConnection(
             arrival=arrival,
-            site=self._site_of(arrival),
+            addressing=self._addressing(arrival),
             at_hand=self._at_hand,
             full=self._full,
             connections=self._hot,
@@ -97,22 +98,28 @@ class HttpServer:
         started = time.monotonic()
         assert isinstance(request.protocol, _Connection)  # this server makes no other
         arrival = request.protocol.arrival
-        site = self._site_of(arrival)
         if arrival.sni == self._probe_host:
             return web.Response(text="tidegate\n")
-        if site is None or not site.is_named_by(request.headers.get("Host", "")):
-            return web.Response(status=421, text=f"this connection is for {arrival.sni}\n")
+        addressing = self._addressing(arrival)
+        addressed = (
+            misdirected(arrival.sni)
+            if addressing is None
+            else addressing.of(request.headers.get("Host", ""), request.raw_path)
+        )
+        if not isinstance(addressed, Addressed):
+            return (await _write(request, addressed))[0]
+        site, target = addressed.site, addressed.target
         if request.headers.get("Expect", "").lower() == "100-continue":
             await _transmit(request, b"HTTP/1.1 100 Continue\r\n\r\n")
         body = _Body(request)
         incoming = Incoming(
             site=site,
             method=request.method,
-            target=request.raw_path,
+            target=target,
             headers=request.headers,
             body=body.chunks() if request.can_read_body else None,
         )
-        slot = self._journal.enter(name := name_of(request.method, site.host, request.raw_path))
+        slot = self._journal.enter(name := name_of(request.method, site.host, target))
         try:
             return await self._respond(
                 request, incoming, body, started, untouched=self._journal.crashed_twice(name)

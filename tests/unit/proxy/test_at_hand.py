@@ -8,8 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
+from tidegate_proxy.addressing import BySite
 from tidegate_proxy.answer import Answer, Cache, Kind
-from tidegate_proxy.at_hand import AtHand, where_of
+from tidegate_proxy.at_hand import AtHand
 from tidegate_proxy.crash_journal import CrashJournal, name_of
 from tidegate_proxy.digest import Digest
 from tidegate_proxy.hot_manifests import HotManifests, ReadyAnswer
@@ -56,7 +57,7 @@ class Desk:
 
     def ask(self, site: Site, head: bytes) -> tuple[list[bytes], bool] | None:
         """The lines of the answer but its Date, and whether the connection ends."""
-        answer = self.at_hand.answer(site, where_of(site), head)
+        answer = self.at_hand.answer(BySite(site), head)
         if answer is None:
             return None
         return [line for line in answer[0].split(b"\r\n") if not line.startswith(b"Date: ")], answer[1]

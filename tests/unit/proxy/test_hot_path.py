@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+from tidegate_proxy.addressing import BySite
 from tidegate_proxy.at_hand import AtHand
 from tidegate_proxy.crash_journal import CrashJournal
 from tidegate_proxy.endpoint import Endpoint
@@ -28,7 +29,7 @@ async def test_a_connection_that_idles_is_closed_and_one_that_was_handed_over_is
     def protocol() -> HotConnection:
         return HotConnection(
             arrival=ARRIVAL,
-            site=Site(registry="quay.io", host="quay.io"),
+            addressing=BySite(Site(registry="quay.io", host="quay.io")),
             at_hand=at_hand,
             full=lambda _: asyncio.StreamReaderProtocol(
                 asyncio.StreamReader(), lambda _reader, _writer: None

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from multidict import CIMultiDict
 
+from tidegate_proxy.addressing import BySite
 from tidegate_proxy.answer import Answer, Cache, Incoming, Kind
 from tidegate_proxy.crash_journal import CrashedTwice, CrashJournal, name_of
 from tidegate_proxy.digest import Digest
@@ -106,7 +107,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
     http = HttpServer(
         service=service,
-        site_of=lambda _: SITE,
+        addressing=lambda _: BySite(SITE),
         tally=tally,
         probe_host="probe.tidegate.internal",
         journal=journal,
