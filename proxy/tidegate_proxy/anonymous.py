@@ -99,8 +99,8 @@ class Anonymous:
     async def gives_tokens(self, site: Site, challenge: Challenge) -> bool:
         """Whether the token service that the site names gives a token to who has no login.
 
-        Most give one that is good for nothing but what is public; others turn such a client away. Asked is for
-        a repository that there is not, which no service tells from a private one.
+        Most give one that is good for nothing but what is public; others turn such a client away. Asked for
+        is a repository that there is not, which no service tells from a private one.
         """
         service = token_service(site, challenge)
         if service is None:

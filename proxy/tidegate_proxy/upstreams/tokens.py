@@ -81,15 +81,12 @@ async def ask_for_token(
 
     Raises TokenRefused or TokenServiceFailing.
     """
-    headers = {"Accept-Encoding": "identity"}
-    if authorization is not None:
-        headers["Authorization"] = authorization
     host = service.site.authority
     try:
         async with asyncio.timeout(PATIENCE_S):
             for pause_s in (*_PAUSES_S, None):
                 try:
-                    return await _ask(upstream, service, repository, headers, now)
+                    return await _ask(upstream, service, repository, authorization, now)
                 except TokenServiceFailing:
                     if pause_s is None:
                         raise
@@ -100,11 +97,17 @@ async def ask_for_token(
 
 
 async def _ask(
-    upstream: Upstream, service: TokenService, repository: str, headers: dict[str, str], now: float
+    upstream: Upstream, service: TokenService, repository: str, authorization: str | None, now: float
 ) -> Token:
     host = service.site.authority
     try:
-        response = await upstream.request(service.site, "GET", service.target(repository), headers)
+        response = await upstream.request(
+            service.site,
+            "GET",
+            service.target(repository),
+            {"Accept-Encoding": "identity"},
+            own_authorization=authorization,
+        )
         try:
             if response.status in FAILING:
                 raise TokenServiceFailing(f"{host} answers {response.status}")
