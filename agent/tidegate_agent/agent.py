@@ -159,6 +159,7 @@ class Agent:
             fetch_ended=_each(activity.fetched, upstreams.fetched),
             say=structlog.get_logger().warning,
             credentials=credentials,
+            pushes=config.push.allow,
         )
         seconds = RequestSeconds()
         tally = Tally([activity.served, seconds.served, RequestLog().served])

@@ -128,7 +128,7 @@ class CredentialConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushConfig:
-    """Whether uploads may pass through."""
+    """Whether uploads, and whatever else changes a repository, may pass through."""
 
     allow: bool = True
 
@@ -206,7 +206,6 @@ NOT_YET: Mapping[str, Callable[[AgentConfig], bool]] = {
         upstream.kind == "mirror" for upstream in config.upstream
     ),
     "[[tags]]": lambda config: bool(config.tags),
-    "push.allow = false": lambda config: not config.push.allow,
 }
 
 

@@ -53,6 +53,7 @@ class PullThroughCache:
         fetch_ended: Callable[[FetchEnded], None],
         say: Callable[[str], None],
         credentials: Credentials | None = None,
+        pushes: bool = True,
     ) -> Self:
         """Everything open, to be closed by `parts`; raises StartRefused for an unusable state directory."""
         store = Store.open(state_dir, durability=durability)
@@ -89,6 +90,7 @@ class PullThroughCache:
             blobs=Blobs(store=store, index=index, fetches=fetches, now=_now),
             index=index,
             patience_s=PATIENCE_S,
+            pushes=pushes,
         )
         return cls(service=service, store=store, index=index, fetches=fetches, usage=store.usage)
 

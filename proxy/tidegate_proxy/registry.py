@@ -25,6 +25,7 @@ from tidegate_proxy.headers import content_length, end_to_end
 from tidegate_proxy.hot_manifests import ReadyAnswer
 from tidegate_proxy.index import Index
 from tidegate_proxy.manifests import Manifests, NotServed
+from tidegate_proxy.oci_error import OciError
 from tidegate_proxy.origin import OriginRefused, OriginUnreachable
 from tidegate_proxy.passthrough import as_answer, pass_through
 from tidegate_proxy.public import Readable, Right
@@ -53,6 +54,10 @@ from tidegate_proxy.upstreams.tokens import scheme_of
 from tidegate_proxy.verified import verified
 
 _REFUSED = frozenset({401, 403})
+_NO_PUSHES = OciError(
+    "UNSUPPORTED",
+    "pushes through this cache are switched off: push to the registry itself, or set [push] allow = true",
+)
 _PING_FIELDS = (("Content-Type", "application/json"), ("Docker-Distribution-Api-Version", "registry/2.0"))
 
 
@@ -71,7 +76,9 @@ class RegistryService:
         blobs: Blobs,
         index: Index,
         patience_s: float,
+        pushes: bool = True,
     ) -> None:
+        """Without `pushes`, whatever would change a repository is refused."""
         self._upstream = upstream
         self._anonymous = anonymous
         self._signed_in = signed_in
@@ -81,14 +88,16 @@ class RegistryService:
         self._blobs = blobs
         self._index = index
         self._patience_s = patience_s
+        self._pushes = pushes
 
     async def answer(self, incoming: Incoming) -> Answer:
         """The answer to one request; raises UpstreamUnreachable when nobody can give one."""
         try:
             request = parse_request(incoming.method, incoming.path, incoming.query)
         except RequestRefused as refused:
-            headers = CIMultiDict({"Content-Type": "application/json"})
-            return Answer(status=refused.error.status, headers=headers, body=refused.error.body())
+            return _refused(refused.error)
+        if self._is_forbidden(request):
+            return _refused(_NO_PUSHES)
         match request:
             case Ping():
                 return await self._ping(incoming)
@@ -121,9 +130,14 @@ class RegistryService:
             request: Request | None = parse_request(incoming.method, incoming.path, incoming.query)
         except Exception:  # noqa: BLE001 - refused or a bug of the parser: the registry's answer needs neither (I1)
             request = None
+        if self._is_forbidden(request):
+            return _refused(_NO_PUSHES)
         return _checked(
             incoming, request, await pass_through(self._upstream, incoming, kind=_kind_of(request))
         )
+
+    def _is_forbidden(self, request: Request | None) -> bool:
+        return not self._pushes and isinstance(request, Upload | Write)
 
     async def _uncached(self, incoming: Incoming, repository: Repository) -> Answer:
         """A read that is not for the cache: in the client's own name, or else in the shared login's."""
@@ -282,6 +296,11 @@ async def _discard(answer: Answer) -> None:
             break
         if isinstance(answer.body, AsyncGenerator):
             await answer.body.aclose()
+
+
+def _refused(error: OciError) -> Answer:
+    headers = CIMultiDict({"Content-Type": "application/json"})
+    return Answer(status=error.status, headers=headers, body=error.body())
 
 
 def _dark_ping() -> Answer:

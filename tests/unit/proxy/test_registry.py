@@ -112,7 +112,12 @@ async def read(answer: Answer) -> bytes:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+def pushes() -> bool:
+    return True
+
+
+@pytest.fixture
+async def world(tmp_path: Path, pushes: bool) -> AsyncIterator[World]:
     origin = Origin()
     server = web.Server(origin.handle)
     listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
@@ -143,6 +148,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             upstream=upstream,
             fetch_ended=lambda _: None,
             say=lambda _: None,
+            pushes=pushes,
         )
         site = Site(registry="test", host="127.0.0.1", port=origin.port, scheme="http")
         yield World(cache, origin, site, stop, offline)
@@ -380,3 +386,30 @@ async def until_stored(world: World, digest: str) -> None:
     async with asyncio.timeout(5):
         while not any(path.name == digest.removeprefix("sha256:") for path in await stored(world)):
             await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v2/lib/public/blobs/uploads/"),
+        ("GET", "/v2/lib/public/blobs/uploads/1"),
+        ("PUT", "/v2/lib/public/manifests/1"),
+        ("DELETE", f"/v2/lib/public/blobs/{digest_of(LAYER)}"),
+    ],
+)
+@pytest.mark.parametrize("pushes", [False, True])
+async def test_pushes_that_are_switched_off_never_reach_the_registry(
+    world: World, pushes: bool, method: str, path: str
+) -> None:
+    """T1: refused in the specification's words, also where a bug would pass it through; reads go on."""
+    incoming = Incoming(site=world.site, method=method, target=path, headers=CIMultiDictProxy(CIMultiDict()))
+    answers = [await world.ask(path, method), await world.cache.service.pass_through(incoming)]
+
+    if pushes:
+        assert (method, path) in world.origin.requests
+        return
+    for answer in answers:
+        assert answer.status == 405
+        assert json.loads(await read(answer))["errors"][0]["code"] == "UNSUPPORTED"
+    assert world.origin.requests == []
+    assert (await world.ask("/v2/lib/public/manifests/1")).status == 200
