@@ -245,6 +245,7 @@ def test_a_stop_leaves_nothing_and_a_pause_outlives_a_crash_alone(machine: Boote
     machine.run("kill", "-KILL", str(before["supervisor_pid"]), str(before["pid"])).or_raise()
     until(lambda: status(machine).get("pid", before["pid"]) != before["pid"], "it is back", within_s=BACK_S)
     paused = status(machine)["steering"]["paused"]
+    until(lambda: machine.show(AGENT, "ActiveState") == "active", "systemd knows", within_s=BACK_S)
     machine.systemctl("stop", AGENT)
     left = machine.run("nft", "list", "ruleset").stdout, machine.pids(AGENT), machine.show(AGENT, "Result")
     gone = not machine.node.path("/run/tidegate").exists()
@@ -509,6 +510,7 @@ def test_uninstall_leaves_the_machine_as_it_was(session_lab: Lab, machine: Boote
 
     assert files(machine) == bare != installed
     assert [machine.node.path(f"/etc/{name}").read_text() for name in ("passwd", "group", "shadow")] == users
+    assert "tidegate" not in "".join(users)
     assert machine.run("nft", "list", "ruleset").stdout == ""
     assert machine.run("systemctl", "list-unit-files", "tidegate-*").stdout.count("tidegate") == 0
     assert machine.run("systemctl", "list-units", "--all", "tidegate-*").stdout.count("tidegate") == 0
