@@ -52,7 +52,7 @@ class ScriptedTier:
         self.connects: list[str] = []
         self.seen: list[Seen] = []
         self.client_ca: bytes | None = None
-        self.ca_status = 200
+        self.offers: tuple[int, bytes] | None = None  # at /ca.crt, if not its CA
         self._manner = manner
         self._folder = folder
         self._stopping = threading.Event()
@@ -112,7 +112,7 @@ class ScriptedTier:
             method, target, headers = head
             if method != "CONNECT":
                 self.seen.append(Seen(host="", method=method, target=target, headers=headers))
-                _send(sock, self.ca_status, self.authority.anchor)
+                _send(sock, *(self.offers or (200, self.authority.anchor)))
                 return
             self.connects.append(target)
             self.seen.append(Seen(host=target, method=method, target="", headers=headers))
