@@ -181,7 +181,7 @@ def test_the_token_service_may_fail_while_the_registry_does_not(
     registry.give_tokens_for(1)
     assert node.agents[-1].stop() == 0
     node.start_agent(login()).wait_steering()
-    registry.fault(Fault(on="token", status=503))
+    registry.fault(Fault(on="token", status=503, times=None))
 
     assert pulled(node.pull("ctr", PRIVATE_1), lab.images[PRIVATE_1])
 
