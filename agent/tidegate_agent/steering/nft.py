@@ -91,7 +91,9 @@ class NftSteering:
             raise StartRefused("steering is open already")
         self._check_exemption()
         self._keeper = self._keeper or Keeper()
-        nft = self._nft or NftSocket()
+        # The table has to be gone before a client learns of our death: it looks a name up at once, and what
+        # then still came here would be lost (glibc and Go ask again after 5 s).
+        nft = self._nft or NftSocket(closes_first=True)
         try:
             self._keeper.put_in()
             nft.commit(new_table(steering_table(self._plan)))
