@@ -293,7 +293,7 @@ class Agent:
         self._journal.close()  # what ends from here on was told to: no request is to blame
         self._pause_file.remove()
         self._interceptor.stop_accepting()
-        self._http.stop_keeping_alive()
+        self._http.stop_keeping_alive(for_good=True)
         await self._interceptor.drain(DRAIN_S)
 
     async def _beat(self) -> None:

@@ -15,6 +15,7 @@ from tidegate_proxy.addressing import Addressing
 from tidegate_proxy.at_hand import AtHand
 from tidegate_proxy.interceptor import Arrival
 
+LAST_REQUEST_S = 2.0
 _SWEPT_EVERY_S = 5.0
 
 
@@ -27,9 +28,14 @@ class HotConnections:
         self._swept_every_s = swept_every_s
         self._open: set[HotConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._ends = False
+        self._end_timer: asyncio.TimerHandle | None = None
 
     def add(self, connection: "HotConnection") -> None:
         self._open.add(connection)
+        if self._ends:
+            connection.ends = True
+            self._end_later()
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._swept_every_s, self._sweep)
 
@@ -37,10 +43,30 @@ class HotConnections:
         """It was closed or handed over. Idempotent."""
         self._open.discard(connection)
 
-    def close(self) -> None:
-        """Close every connection: all are between two requests, or before the first."""
-        for connection in tuple(self._open):
-            connection.close()
+    def end(self, *, for_good: bool) -> None:
+        """Close those that idle; one just opened or used may ask once more: its request may be on its way.
+
+        A client whose request meets a close tries again where the connection had served it before, and fails
+        where it had not (net/http). With `for_good` those that are yet to be added end as well.
+        """
+        self._ends = for_good
+        for connection in self._open:
+            connection.ends = True
+        self._end_idle()
+
+    def _end_idle(self) -> None:
+        self._end_timer = None
+        before = time.monotonic() - LAST_REQUEST_S
+        ending = [connection for connection in self._open if connection.ends]
+        for connection in ending:
+            if connection.last_used <= before:
+                connection.close()
+        if any(connection.last_used > before for connection in ending):
+            self._end_later()
+
+    def _end_later(self) -> None:
+        if self._end_timer is None:
+            self._end_timer = asyncio.get_running_loop().call_later(LAST_REQUEST_S / 4, self._end_idle)
 
     def _sweep(self) -> None:
         self._timer = None
@@ -63,6 +89,7 @@ class HotConnection(asyncio.Protocol):
         "_full",
         "_handler",
         "_transport",
+        "ends",
         "last_used",
     )
 
@@ -72,10 +99,12 @@ class HotConnection(asyncio.Protocol):
         arrival: Arrival,
         addressing: Addressing | None,
         at_hand: AtHand,
-        full: Callable[[Arrival], asyncio.Protocol],
+        full: Callable[[Arrival, bool], asyncio.Protocol],
         connections: HotConnections,
     ) -> None:
-        """`full` makes the protocol that takes over; without an addressing it takes over at once."""
+        """`full` makes the protocol that takes over, told whether the next answer is the last one; without an
+        addressing it takes over at once.
+        """
         self._arrival = arrival
         self._addressing = addressing
         self._at_hand = at_hand
@@ -84,6 +113,8 @@ class HotConnection(asyncio.Protocol):
         self._handler: asyncio.Protocol | None = None
         self._transport: asyncio.Transport | None = None
         self.last_used = 0.0
+        self.ends = False
+        """With the next answer."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not an isinstance check: uvloop's TLS transport has the methods but not the base class.
@@ -109,7 +140,7 @@ class HotConnection(asyncio.Protocol):
             return
         wire, closes = answer
         self._transport.write(wire)
-        if closes:
+        if closes or self.ends:
             self._transport.close()
         else:
             self.last_used = time.monotonic()
@@ -142,6 +173,6 @@ class HotConnection(asyncio.Protocol):
     def _hand_over(self, data: bytes) -> None:
         assert self._transport is not None
         self._connections.remove(self)
-        self._handler = self._full(self._arrival)
+        self._handler = self._full(self._arrival, self.ends)
         self._handler.connection_made(self._transport)
         self._handler.data_received(data)

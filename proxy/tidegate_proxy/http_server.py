@@ -82,13 +82,16 @@ class HttpServer:
             connections=self._hot,
         )
 
-    def stop_keeping_alive(self) -> None:
-        """Close idle connections and let the others end with the answer they are at."""
-        self._hot.close()
+    def stop_keeping_alive(self, *, for_good: bool = False) -> None:
+        """Close idle connections and let the others end with the answer they are at, or the next.
+
+        With `for_good` that goes for connections that are yet to come, too.
+        """
+        self._hot.end(for_good=for_good)
         self._server.pre_shutdown()
 
-    def _full(self, arrival: Arrival) -> asyncio.Protocol:
-        return _Connection(self._server, arrival)
+    def _full(self, arrival: Arrival, ends: bool) -> asyncio.Protocol:
+        return _Connection(self._server, arrival, ends=ends)
 
     async def close(self) -> None:
         await self._server.shutdown(_CLOSE_S)
@@ -98,6 +101,8 @@ class HttpServer:
         started = time.monotonic()
         assert isinstance(request.protocol, _Connection)  # this server makes no other
         arrival = request.protocol.arrival
+        if request.protocol.ends:
+            request.protocol.close()
         if arrival.sni == self._probe_host:
             return web.Response(text="tidegate\n")
         addressing = self._addressing(arrival)
@@ -192,9 +197,10 @@ class HttpServer:
 class _Connection(web.RequestHandler):
     """aiohttp's protocol of one connection, which remembers how the connection came here."""
 
-    __slots__ = ("arrival",)
+    __slots__ = ("arrival", "ends")
 
-    def __init__(self, server: web.Server, arrival: Arrival) -> None:
+    def __init__(self, server: web.Server, arrival: Arrival, *, ends: bool) -> None:
+        """`ends`: with its first answer."""
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -207,6 +213,7 @@ class _Connection(web.RequestHandler):
             lingering_time=2.0,
         )
         self.arrival = arrival
+        self.ends = ends
 
     def close(self) -> None:
         """End with the answer it is at, or now when it waits for a request: aiohttp leaves that one open."""

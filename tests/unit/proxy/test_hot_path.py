@@ -31,7 +31,7 @@ async def test_a_connection_that_idles_is_closed_and_one_that_was_handed_over_is
             arrival=ARRIVAL,
             addressing=BySite(Site(registry="quay.io", host="quay.io")),
             at_hand=at_hand,
-            full=lambda _: asyncio.StreamReaderProtocol(
+            full=lambda _arrival, _ends: asyncio.StreamReaderProtocol(
                 asyncio.StreamReader(), lambda _reader, _writer: None
             ),
             connections=connections,
