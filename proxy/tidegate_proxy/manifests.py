@@ -22,7 +22,7 @@ from tidegate_proxy.hot_manifests import HotManifests, ReadyAnswer
 from tidegate_proxy.index import Index, TagVariant
 from tidegate_proxy.request_path import ManifestByDigest, ManifestByTag
 from tidegate_proxy.requester import Requester
-from tidegate_proxy.store import Store
+from tidegate_proxy.store import DigestMismatch, Store
 from tidegate_proxy.upstream import FAILING, UpstreamBroken, UpstreamResponse, UpstreamUnreachable
 
 _GONE = frozenset({404, 410})
@@ -55,7 +55,10 @@ class Manifests:
         now: Callable[[], datetime],
         stale_max: timedelta,
         patience_s: float,
+        mismatched: Callable[[Digest], None],
     ) -> None:
+        """`mismatched` is told when bytes came that have another digest than the one asked for."""
+        self._mismatched = mismatched
         self._store = store
         self._index = index
         self._now = now
@@ -84,7 +87,13 @@ class Manifests:
         if incoming.method == "HEAD":
             raise NotServed
         response = await requester.request("GET", incoming.target, _accept_of(incoming))
-        return await self._kept(response, expected=request.digest)
+        try:
+            return await self._kept(response, expected=request.digest)
+        except DigestMismatch:
+            # Nothing was sent yet: whoever else has it may have the right one.
+            self._mismatched(request.digest)
+            response = await requester.request("GET", incoming.target, _accept_of(incoming))
+            return await self._kept(response, expected=request.digest)
 
     async def by_tag(self, incoming: Incoming, request: ManifestByTag, requester: Requester) -> Answer:
         accept = Accept.parse(incoming.headers.getall("Accept", []))

@@ -85,7 +85,14 @@ class PullThroughCache:
             credentials=credentials,
             readable=readable,
             manifests=Manifests(
-                store=store, index=index, now=_now, stale_max=stale_max, patience_s=PATIENCE_S
+                store=store,
+                index=index,
+                now=_now,
+                stale_max=stale_max,
+                patience_s=PATIENCE_S,
+                mismatched=lambda digest: fetch_ended(
+                    FetchEnded(digest=digest, ending="mismatch", received_bytes=0)
+                ),
             ),
             blobs=Blobs(store=store, index=index, fetches=fetches, now=_now),
             index=index,

@@ -399,6 +399,16 @@ async def test_bytes_that_a_tier_made_up_end_nowhere_and_are_asked_for_elsewhere
     assert tier.paths == [BLOB_PATH]
 
 
+async def test_a_manifest_that_a_tier_made_up_is_asked_for_elsewhere_at_once(world: World) -> None:
+    """I1, I2: nothing of it was sent yet, so the client notices nothing."""
+    tier = world.tier("intercepts")
+    node = await world.cache(world.connect(tier), world.direct())
+    tier.behave(wrong=True)
+
+    assert await node.read(MANIFEST_PATH) == MANIFEST
+    assert tier.paths == [MANIFEST_PATH]
+
+
 async def test_redirects_go_through_a_connect_tier_too(world: World) -> None:
     """C8, T2: docker-registry-proxy caches at the blob host; the token stays with the registry."""
     tier = world.tier("intercepts")
