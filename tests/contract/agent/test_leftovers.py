@@ -25,7 +25,8 @@ agent = os.fork()
 if agent == 0:
     if sys.argv[2] == "lingers":
         lock.let_go()
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda *_: signal.setitimer(signal.ITIMER_REAL, 0.7))  # its drain
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
     while True:
         signal.pause()
 (Path(sys.argv[1]) / "agent.sock").touch()
