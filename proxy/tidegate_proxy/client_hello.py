@@ -10,8 +10,10 @@ Whatever cannot be a well-formed ClientHello is `NotTls`: such a connection goes
 client wanted it, so refusing to guess never costs anybody anything.
 """
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 MAX_HELLO_BYTES = 64 * 1024
 """The most that is ever peeked. The largest hellos seen, with post-quantum key shares, are near 2 KiB."""
@@ -25,6 +27,9 @@ _MAX_RECORDS = 64  # more than any client uses; keeps hostile one-byte records f
 _SERVER_NAME = 0
 _HOST_NAME = 0
 _ALPN = 16
+_KNOWN_NAME_BYTES = 260  # of the longest DNS name and what frames it
+_LENGTH = struct.Struct("!H")
+_EXTENSION = struct.Struct("!HH")
 
 _NAME_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_.")
 
@@ -133,32 +138,45 @@ class _Reader:
 
 
 def _client_hello(body: bytes) -> ClientHello:
-    reader = _Reader(body)
-    reader.take(2 + 32)  # legacy_version, random
-    if len(reader.vector(1)) > 32:  # legacy_session_id
-        raise _Malformed
-    reader.vector(2, least=2)  # cipher_suites
-    reader.vector(1, least=1)  # legacy_compression_methods
-    extensions = dict(_extensions(_Reader(reader.vector(2)))) if reader else {}
-    if reader:
-        raise _Malformed
-    server_name = extensions.get(_SERVER_NAME)
-    alpn = extensions.get(_ALPN)
-    return ClientHello(
-        sni=None if server_name is None else _server_name(server_name),
-        alpn=() if alpn is None else tuple(_protocols(alpn)),
-    )
-
-
-def _extensions(reader: _Reader) -> Iterator[tuple[int, bytes]]:
-    """Type and content of each; a type that comes twice (RFC 8446 4.2) might be read either way: refused."""
-    seen: set[int] = set()
-    while reader:
-        kind = reader.number(2)
-        if kind in seen:
+    """Every client passes here, so it reads where it stands; what points past the end is found at the end."""
+    sni: str | None = None
+    alpn: tuple[str, ...] = ()
+    size = len(body)
+    try:
+        at = 2 + 32  # legacy_version, random
+        if body[at] > 32:  # legacy_session_id
             raise _Malformed
-        seen.add(kind)
-        yield kind, reader.vector(2)
+        at += 1 + body[at]
+        (length,) = _LENGTH.unpack_from(body, at)  # cipher_suites
+        if length < 2:
+            raise _Malformed
+        at += 2 + length
+        if body[at] < 1:  # legacy_compression_methods
+            raise _Malformed
+        at += 1 + body[at]
+        if at == size:
+            return ClientHello(sni=None, alpn=())
+        (length,) = _LENGTH.unpack_from(body, at)
+        at += 2
+        if at + length != size:
+            raise _Malformed
+        seen: set[int] = set()
+        while at < size:
+            kind, length = _EXTENSION.unpack_from(body, at)
+            at += 4
+            # A type that comes twice (RFC 8446 4.2) might be read either way: refused.
+            if kind in seen or at + length > size:
+                raise _Malformed
+            seen.add(kind)
+            if kind == _SERVER_NAME:
+                content = body[at : at + length]
+                sni = (_known_name if length <= _KNOWN_NAME_BYTES else _server_name)(content)
+            elif kind == _ALPN:
+                alpn = tuple(_protocols(body[at : at + length]))
+            at += length
+    except (IndexError, struct.error) as error:
+        raise _Malformed from error
+    return ClientHello(sni=sni, alpn=alpn)
 
 
 def _server_name(content: bytes) -> str | None:
@@ -175,6 +193,9 @@ def _server_name(content: bytes) -> str | None:
                 raise _Malformed
             host = name
     return None if host is None else _host_name(host)
+
+
+_known_name = lru_cache(maxsize=256)(_server_name)  # the same few names come again and again
 
 
 def _host_name(name: bytes) -> str | None:

@@ -17,15 +17,18 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
 from typing import assert_never
 
 from tidegate_proxy.authority import PROBE_HOST
 from tidegate_proxy.client_hello import ClientHello, NotTls
-from tidegate_proxy.endpoint import Endpoint
+from tidegate_proxy.endpoint import Endpoint, IPAddress
 from tidegate_proxy.intercepted import Intercepted
 from tidegate_proxy.peek import Unheard, peek_hello
 from tidegate_proxy.splice import CHUNK_BYTES, reset, splice
+
+_Name = tuple[str, int] | tuple[str, int, int, int]
 
 OUTCOMES: tuple[tuple[str, str], ...] = (
     ("intercepted", "steered"),
@@ -203,7 +206,7 @@ class Interceptor:
                 self._unwatch()
                 return
             try:
-                sock, _ = listener.accept()
+                sock, peername = listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -215,7 +218,7 @@ class Interceptor:
                     return
                 continue  # this one connection was gone before it was taken
             sock.setblocking(False)
-            task = self._group.create_task(self._connection(sock))
+            task = self._group.create_task(self._connection(sock, peername))
             self._tasks.add(task)
             self._quiet.clear()
             task.add_done_callback(self._task_ended)
@@ -231,9 +234,9 @@ class Interceptor:
         if not self._watching and self.connections < self._max_connections:
             self._watch()
 
-    async def _connection(self, sock: socket.socket) -> None:
+    async def _connection(self, sock: socket.socket, peername: _Name) -> None:
         try:
-            await self._handle(sock)
+            await self._handle(sock, peername)
         except OSError:
             self._observe("refused", "reset")
             sock.close()
@@ -245,13 +248,13 @@ class Interceptor:
             sock.close()
             raise
 
-    async def _handle(self, sock: socket.socket) -> None:
+    async def _handle(self, sock: socket.socket, peername: _Name) -> None:
         original = self._original(sock)
         if original is None:
             self._observe("refused", "own_address")
             reset(sock)
             return
-        peer = _endpoint(sock.getpeername())
+        peer = _endpoint(peername)
         try:
             heard = await peek_hello(sock, timeout_s=self._hello_timeout_s)
         except OSError:
@@ -353,11 +356,16 @@ class _Interception:
     protocol: asyncio.Protocol
 
 
-def _endpoint(name: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
+def _endpoint(name: _Name) -> Endpoint:
     """A socket's name as a value; an IPv4 peer of an IPv6 socket is named by its IPv4 address."""
-    endpoint = Endpoint.of(name[0], name[1])
-    mapped = endpoint.address.ipv4_mapped if isinstance(endpoint.address, IPv6Address) else None
-    return endpoint if mapped is None else Endpoint(mapped, endpoint.port)
+    return Endpoint(_address(name[0]), name[1])
+
+
+@lru_cache(maxsize=1024)
+def _address(text: str) -> IPAddress:
+    address = ip_address(text)
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return address if mapped is None else mapped
 
 
 def _report(message: str, error: Exception) -> None:

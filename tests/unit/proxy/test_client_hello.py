@@ -39,6 +39,18 @@ def message(*extensions: bytes, body: bytes | None = None) -> bytes:
     return b"\x01" + vector(3, body)
 
 
+def hello_body(
+    extensions: bytes = b"",
+    *,
+    session_id: bytes = b"",
+    cipher_suites: bytes = b"\x13\x01",
+    compression_methods: bytes = b"\0",
+) -> bytes:
+    """What is well-formed but for what is given."""
+    fixed = b"\x03\x03" + bytes(32) + vector(1, session_id) + vector(2, cipher_suites)
+    return fixed + vector(1, compression_methods) + extensions
+
+
 def records(handshake: bytes, cuts: Sequence[int] = ()) -> bytes:
     """The message in as many records as the cuts (and 2^14 bytes a record) make of it."""
     edges = sorted({0, len(handshake), *cuts, *range(0, len(handshake), 1 << 14)})
@@ -118,7 +130,17 @@ NOT_TLS = {
             body=b"\x03\x03" + bytes(32) + b"\0" + vector(2, b"\x13\x01") + vector(1, b"\0") + b"\0\0x",
         )
     ),
-    "a session id beyond 32": records(message(body=b"\x03\x03" + bytes(32) + vector(1, bytes(33)))),
+    "a session id beyond 32": records(message(body=hello_body(session_id=bytes(33)))),
+    "no cipher suites": records(message(body=hello_body(cipher_suites=b""))),
+    "no compression methods": records(message(body=hello_body(compression_methods=b""))),
+    "extensions that say more than there is": records(
+        message(body=hello_body(b"\0\x09" + extension(GREASE, b"wxyz")))
+    ),
+    "extensions that say less than there is": records(
+        message(body=hello_body(b"\0\x04" + extension(GREASE, b"wxyz")))
+    ),
+    "an extension that says more than there is": records(message(extension(GREASE, b"xyz")[:-1])),
+    "half an extension's head": records(message(b"\x0a\x0a\0")),
 }
 
 
