@@ -1,13 +1,15 @@
-"""The agent's own doors: HTTP on a unix socket for the command line, and on loopback for scrapers.
+"""A daemon's own doors: HTTP on a unix socket for the command line, and on loopback for scrapers.
 
 `GET /v1/status` (the JSON of `tidegate status --json`), `/metrics`, `/healthz` (the event loop turns),
-`/readyz` (registry connections are steered). On the unix socket alone, which only root may open:
-`POST /v1/pause` and `POST /v1/resume`, answered with the `steering` part of the status.
+`/readyz` (the agent: registry connections are steered; central: its doors are open). No upstream has a say in
+either. On the unix socket alone, which only root may open, the agent has `POST /v1/pause` and
+`POST /v1/resume`, answered with the `steering` part of the status.
 """
 
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +18,7 @@ import msgspec
 from aiohttp import web
 
 from tidegate_agent.pause import LONGEST
-from tidegate_agent.status import Status, SteeringStatus
+from tidegate_agent.status import SteeringStatus
 from tidegate_core.errors import StartRefused
 
 _MAX_BODY_BYTES = 4096
@@ -28,30 +30,37 @@ class PauseOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     for_s: Annotated[float, msgspec.Meta(ge=1, le=LONGEST.total_seconds())] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orders:
+    """What an operator may want of the agent; `pause` is given how long, None meaning until `resume`."""
+
+    pause: Callable[[timedelta | None], SteeringStatus]
+    resume: Callable[[], Awaitable[SteeringStatus]]
+
+
 class Admin:
-    """Serves the agent's state, and passes on what the operator wants, until closed."""
+    """Serves a daemon's state, and passes on what the operator wants, until closed."""
 
     def __init__(
         self,
         *,
-        status: Callable[[], Status],
+        status: Callable[[], msgspec.Struct],
         exposition: Callable[[], bytes],
-        pause: Callable[[timedelta | None], SteeringStatus],
-        resume: Callable[[], Awaitable[SteeringStatus]],
+        readiness: Callable[[], tuple[bool, str]],
+        orders: Orders | None = None,
     ) -> None:
-        """`pause` is given how long, None meaning until `resume`."""
+        """`readiness` tells whether the daemon does its work, in words too."""
         self._status = status
         self._exposition = exposition
-        self._pause = pause
-        self._resume = resume
+        self._readiness = readiness
+        self._orders = orders
         self._socket_path: Path | None = None
         self._open_ones = AsyncExitStack()
 
     async def open(self, *, socket_path: Path, host: str, port: int) -> None:
         """Listen on both; raises StartRefused naming the listener that is taken."""
-        local = await self._runner(
-            web.post("/v1/pause", self._post_pause), web.post("/v1/resume", self._post_resume)
-        )
+        routes = () if self._orders is None else self._order_routes(self._orders)
+        local = await self._runner(*routes)
         remote = await self._runner()
         self._socket_path = socket_path
         socket_path.unlink(missing_ok=True)  # noqa: ASYNC240 (on a tmpfs, before anything is served)
@@ -86,15 +95,18 @@ class Admin:
         await runner.setup()
         return runner
 
-    async def _post_pause(self, request: web.Request) -> web.Response:
-        try:
-            order = msgspec.json.decode(await request.read() or b"{}", type=PauseOrder)
-        except msgspec.DecodeError as error:
-            return web.json_response({"error": str(error)}, status=400)
-        return _json(self._pause(None if order.for_s is None else timedelta(seconds=order.for_s)))
+    def _order_routes(self, orders: Orders) -> tuple[web.RouteDef, ...]:
+        async def pause(request: web.Request) -> web.Response:
+            try:
+                order = msgspec.json.decode(await request.read() or b"{}", type=PauseOrder)
+            except msgspec.DecodeError as error:
+                return web.json_response({"error": str(error)}, status=400)
+            return _json(orders.pause(None if order.for_s is None else timedelta(seconds=order.for_s)))
 
-    async def _post_resume(self, _: web.Request) -> web.Response:
-        return _json(await self._resume())
+        async def resume(_: web.Request) -> web.Response:
+            return _json(await orders.resume())
+
+        return web.post("/v1/pause", pause), web.post("/v1/resume", resume)
 
     async def _get_status(self, _: web.Request) -> web.Response:
         return _json(self._status())
@@ -108,10 +120,8 @@ class Admin:
         return web.Response(text="ok\n")
 
     async def _get_readyz(self, _: web.Request) -> web.Response:
-        steering = self._status().steering
-        if steering.active:
-            return web.Response(text="steering\n")
-        return web.Response(status=503, text=f"not steering: {steering.reason}\n")
+        is_ready, words = self._readiness()
+        return web.Response(status=200 if is_ready else 503, text=f"{words}\n")
 
 
 def _json(value: msgspec.Struct) -> web.Response:

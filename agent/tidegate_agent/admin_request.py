@@ -1,4 +1,4 @@
-"""Asking the running agent, or telling it: one HTTP request over its unix socket."""
+"""Asking a running daemon, or telling it: one HTTP request over its unix socket."""
 
 import http.client
 import json
@@ -11,9 +11,9 @@ from tidegate_core.errors import TidegateError
 TIMEOUT_S = 5.0
 
 
-def request_status(socket_path: Path) -> str:
-    """The JSON text of `GET /v1/status`; TidegateError when no agent answers, saying what to type."""
-    return _request(socket_path, "GET", "/v1/status")
+def request_status(socket_path: Path, *, role: str = "agent") -> str:
+    """The JSON text of `GET /v1/status`; TidegateError when nobody answers, saying what to type."""
+    return _request(socket_path, "GET", "/v1/status", role=role)
 
 
 def request_pause(socket_path: Path, duration: timedelta | None) -> str:
@@ -27,7 +27,9 @@ def request_resume(socket_path: Path) -> str:
     return _request(socket_path, "POST", "/v1/resume")
 
 
-def _request(socket_path: Path, method: str, path: str, body: str | None = None) -> str:
+def _request(
+    socket_path: Path, method: str, path: str, body: str | None = None, *, role: str = "agent"
+) -> str:
     connection = _UnixConnection(socket_path)
     try:
         connection.request(method, path, body)
@@ -35,8 +37,8 @@ def _request(socket_path: Path, method: str, path: str, body: str | None = None)
         text = answer.read().decode()
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise TidegateError(
-            f"no agent is running: nothing listens on {socket_path}",
-            next_step="start one with: tidegate agent",
+            f"no {role} is running: nothing listens on {socket_path}",
+            next_step=f"start one with: tidegate {role}",
         ) from error
     except PermissionError as error:
         raise TidegateError(
@@ -44,15 +46,15 @@ def _request(socket_path: Path, method: str, path: str, body: str | None = None)
         ) from error
     except TimeoutError as error:
         raise TidegateError(
-            f"the agent on {socket_path} did not answer within {TIMEOUT_S:g} s",
-            next_step="its supervisor restarts an agent that hangs; try again",
+            f"the {role} on {socket_path} did not answer within {TIMEOUT_S:g} s",
+            next_step="one that hangs is restarted; try again",
         ) from error
     except (OSError, http.client.HTTPException) as error:
-        raise TidegateError(f"the agent on {socket_path} could not be asked: {error}") from error
+        raise TidegateError(f"the {role} on {socket_path} could not be asked: {error}") from error
     finally:
         connection.close()
     if answer.status != http.client.OK:
-        raise TidegateError(f"the agent answered {answer.status} {answer.reason}: {text[:500]}")
+        raise TidegateError(f"the {role} answered {answer.status} {answer.reason}: {text[:500]}")
     return text
 
 

@@ -13,17 +13,17 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import structlog
 import uvloop
 
 from tidegate_agent.activity import Activity
-from tidegate_agent.admin import Admin
+from tidegate_agent.admin import Admin, Orders
 from tidegate_agent.clients import Clients
 from tidegate_agent.config import AgentConfig, RegistryConfig
 from tidegate_agent.credentials import login_of, open_credentials
 from tidegate_agent.gate import Gate, GateState
+from tidegate_agent.machine import machine_id, open_journal
 from tidegate_agent.metrics import Metrics, RequestSeconds
 from tidegate_agent.naming import Naming
 from tidegate_agent.own_traffic import exemption
@@ -41,7 +41,7 @@ from tidegate_core import log as logging
 from tidegate_dns.lookup import NameNotFound, ResolverUnreachable
 from tidegate_proxy.addressing import BySite
 from tidegate_proxy.authority import PROBE_HOST, Authority
-from tidegate_proxy.crash_journal import MEMORY_S, CrashJournal
+from tidegate_proxy.crash_journal import CrashJournal
 from tidegate_proxy.direct import NameResolver
 from tidegate_proxy.filling import FetchEnded
 from tidegate_proxy.http_server import HttpServer
@@ -132,7 +132,7 @@ class Agent:
         authority = Authority.load_or_create(
             config.authority_dir,
             hosts=config.host_patterns,
-            machine_id=_machine_id(),
+            machine_id=machine_id(),
             now=_now(),
         )
         leaves = Leaves(authority, clock=_now)
@@ -223,11 +223,16 @@ class Agent:
             await agent.gate.resume()
             return report.steering_status()
 
-        admin = Admin(status=report.status, exposition=metrics.exposition, pause=pause, resume=resume)
+        admin = Admin(
+            status=report.status,
+            exposition=metrics.exposition,
+            readiness=report.readiness,
+            orders=Orders(pause=pause, resume=resume),
+        )
         parts.push_async_callback(admin.close)
         address = config.admin.listen
         await admin.open(socket_path=config.socket_path, host=str(address.address), port=address.port)
-        _open_journal(journal)
+        open_journal(journal)
         return agent
 
     def pause(self, pause: Pause) -> None:
@@ -360,24 +365,6 @@ def _addressing(registries: Registries) -> Callable[[Arrival], BySite | None]:
         return BySite(site) if site is not None else None
 
     return of
-
-
-def _open_journal(journal: CrashJournal) -> None:
-    """With a word about the requests that it says to keep away from."""
-    log = structlog.get_logger()
-    try:
-        journal.open()
-    except OSError as error:
-        log.warning("requests in flight are not written down", cause=str(error))
-    for request in journal.bypassed:
-        log.warning("passed through: the agent died twice of it", request=request, for_s=MEMORY_S)
-
-
-def _machine_id() -> str:
-    try:
-        return Path("/etc/machine-id").read_text().strip()
-    except OSError:
-        return ""
 
 
 def _now() -> datetime:

@@ -1,4 +1,4 @@
-"""The command line: `tidegate agent | status | pause | resume | trust | config`.
+"""The command line: `tidegate agent | central | status | pause | resume | trust | config | demo`.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Errors go to standard error as their cause and
 the next thing to type. Every command imports what it needs when it runs: `tidegate status` must not load a
@@ -23,6 +23,19 @@ CONFIG = click.option(
     envvar="TIDEGATE_CONFIG",
     metavar="FILE",
     help="Configuration file. [default: /etc/tidegate/agent.toml where it exists]",
+)
+CENTRAL_CONFIG = click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    envvar="TIDEGATE_CONFIG",
+    metavar="FILE",
+    help="Configuration file. [default: /etc/tidegate/central.toml where it exists]",
+)
+ROLE = click.option(
+    "--role",
+    type=click.Choice(["agent", "central"]),
+    help="Whose configuration it is. [default: by what is in the file, and by its name]",
 )
 SET = click.option(
     "--set",
@@ -64,19 +77,33 @@ def agent(file: Path | None, assignments: tuple[str, ...], dry_run: bool) -> int
 
 
 @tidegate.command()
-@CONFIG
-@click.option("--json", "as_json", is_flag=True, help="Print the documented JSON form.")
-def status(file: Path | None, as_json: bool) -> int:
-    """Show what the running agent steers, learns and serves."""
-    from tidegate_agent.admin_request import request_status
-    from tidegate_agent.config import load_config
+@CENTRAL_CONFIG
+@SET
+def central(file: Path | None, assignments: tuple[str, ...]) -> int:
+    """Run the central tier in the foreground: a mirror and a proxy for other machines' pulls."""
+    from tidegate_agent.central.main import start
 
-    text = request_status(load_config(file, environment=os.environ).socket_path)
+    return start(file, command_line=_assigned(assignments))
+
+
+@tidegate.command()
+@CONFIG
+@ROLE
+@click.option("--json", "as_json", is_flag=True, help="Print the documented JSON form.")
+def status(file: Path | None, role: str | None, as_json: bool) -> int:
+    """Show what the running agent steers, learns and serves; or the central tier, where that runs alone."""
+    from tidegate_agent.admin_request import request_status
+    from tidegate_agent.role import role_that_runs, socket_of
+
+    role = role or role_that_runs(file, environment=os.environ)
+    text = request_status(socket_of(role, file, environment=os.environ), role=role)
     if as_json:
         click.echo(text)
         return 0
-    from tidegate_agent.status_view import print_status
-
+    if role == "central":
+        from tidegate_agent.central.status import print_status
+    else:
+        from tidegate_agent.status_view import print_status
     print_status(text)
     return 0
 
@@ -169,11 +196,12 @@ def config() -> None:
 
 @config.command("check")
 @click.argument("file", type=click.Path(path_type=Path))
-def config_check(file: Path) -> int:
+@ROLE
+def config_check(file: Path, role: str | None) -> int:
     """Say whether FILE is a valid configuration. The environment is left out."""
-    from tidegate_agent.config import load_config
+    from tidegate_agent.role import load_config_of, role_of
 
-    checked = load_config(file, environment={})
+    checked = load_config_of(role or role_of(file), file, environment={})
     click.echo(f"{file}: ok, {len(checked.registry)} registries, {len(checked.host_patterns)} hosts")
     return 0
 
@@ -192,12 +220,14 @@ def config_hosts(file: Path | None) -> int:
 @config.command("show")
 @CONFIG
 @SET
-def config_show(file: Path | None, assignments: tuple[str, ...]) -> int:
+@ROLE
+def config_show(file: Path | None, assignments: tuple[str, ...], role: str | None) -> int:
     """Print the configuration in effect as TOML: defaults, file, environment and command line together."""
-    from tidegate_agent.config import load_config
+    from tidegate_agent.role import load_config_of, role_of
     from tidegate_core.settings import show_settings
 
-    loaded = load_config(file, environment=os.environ, command_line=_assigned(assignments))
+    role = role or role_of(file)
+    loaded = load_config_of(role, file, environment=os.environ, command_line=_assigned(assignments))
     click.echo(show_settings(loaded), nl=False)
     return 0
 

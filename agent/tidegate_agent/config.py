@@ -233,10 +233,18 @@ def load_config(
 
 
 def merged(config: AgentConfig, source: str) -> AgentConfig:
-    """The configuration with the built-in registries; an entry of the same name replaces what it gives."""
-    registries = {entry.name: entry for entry in DEFAULT_REGISTRIES} if config.default_registries else {}
+    """The configuration with the built-in registries."""
+    known = merged_registries(config.registry, built_in=config.default_registries, source=source)
+    return replace(config, registry=known)
+
+
+def merged_registries(
+    entries: Iterable[RegistryConfig], *, built_in: bool, source: str
+) -> tuple[RegistryConfig, ...]:
+    """The built-in registries and these; an entry of the same name replaces what it gives."""
+    registries = {entry.name: entry for entry in DEFAULT_REGISTRIES} if built_in else {}
     seen: set[str] = set()
-    for at, entry in enumerate(config.registry):
+    for at, entry in enumerate(entries):
         key = f"{source}: `registry[{at}]`"
         if entry.name in seen:
             raise UsageError(
@@ -250,13 +258,24 @@ def merged(config: AgentConfig, source: str) -> AgentConfig:
                 f"{key} ({entry.name!r}) has no hosts and is not a built-in registry", next_step=step
             )
         registries[entry.name] = replace(entry, hosts=entry.hosts or (known.hosts if known else ()))
-    return replace(config, registry=tuple(registries.values()))
+    return tuple(registries.values())
 
 
 def checked(config: AgentConfig, source: str) -> AgentConfig:
     """The same configuration; UsageError for parts that contradict each other or are not in this version."""
+    check_registries(config.registry, source)
+    check_upstreams(config.upstream, source)
+    check_credentials(config.credential, {entry.name for entry in config.registry}, source)
+    missing = list(not_in_this_version(config))
+    if missing:
+        raise UsageError(f"{source}: {missing[0]} is not in this version yet", next_step="remove the setting")
+    return config
+
+
+def check_registries(registries: Iterable[RegistryConfig], source: str) -> None:
+    """UsageError for a host that belongs to two registries, and where there is none at all."""
     owners: dict[RegistryHost, str] = {}
-    for entry in config.registry:
+    for entry in registries:
         for host in entry.hosts:
             if owners.setdefault(host, entry.name) != entry.name:
                 cause = (
@@ -265,12 +284,6 @@ def checked(config: AgentConfig, source: str) -> AgentConfig:
                 raise UsageError(cause, next_step="remove it from one of them")
     if not owners:
         raise UsageError(f"{source}: no registry is left to steer", next_step="add a [[registry]] with hosts")
-    check_upstreams(config.upstream, source)
-    check_credentials(config.credential, {entry.name for entry in config.registry}, source)
-    missing = list(not_in_this_version(config))
-    if missing:
-        raise UsageError(f"{source}: {missing[0]} is not in this version yet", next_step="remove the setting")
-    return config
 
 
 def check_upstreams(upstreams: Sequence[UpstreamConfig], source: str) -> None:

@@ -94,7 +94,8 @@ def _resolvers(value: object) -> Literal["system"] | tuple[IPAddress, ...]:
     return tuple(ip_address(_text(address)) for address in addresses)
 
 
-def _endpoint(value: object) -> Endpoint:
+def parse_listen(value: object) -> Endpoint:
+    """Where to listen; raises ValueError."""
     host, _, port = _text(value).rpartition(":")
     return Endpoint.of(host.removeprefix("[").removesuffix("]"), 0 if port == "0" else _port(port))
 
@@ -154,7 +155,7 @@ Listen = Annotated[
     Endpoint,
     Form(
         accepted='an address and a port, such as "127.0.0.1:9077"; port 0 lets the kernel choose',
-        read=_endpoint,
+        read=parse_listen,
     ),
 ]
 UpstreamUrl = Annotated[

@@ -19,6 +19,7 @@ from tidegate_proxy.answer import Cache
 from tidegate_proxy.interceptor import OUTCOMES as CONNECTION_OUTCOMES
 from tidegate_proxy.served import Moment, Served
 
+AGENT_OUTCOMES = (*CONNECTION_OUTCOMES, *(("spliced", reason.value) for reason in Reason))
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -26,7 +27,8 @@ BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5,
 class Gauges:
     """What is true at the moment of a scrape."""
 
-    steering_backend: str
+    steering_backend: str | None
+    """None where nothing is steered, and no names are resolved for others: central."""
     steering_active: bool
     cache_bytes: int
     upstream_up: Mapping[tuple[str, str], bool]
@@ -81,11 +83,12 @@ class Metrics:
         gauges: Callable[[], Gauges],
         *,
         settle: Callable[[], None],
+        connection_outcomes: Sequence[tuple[str, str]] = AGENT_OUTCOMES,
     ) -> None:
         """`settle` makes the first two count what was served up to now."""
         self._settle = settle
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_ActivityCollector(activity, gauges))
+        self._registry.register(_ActivityCollector(activity, gauges, connection_outcomes))
         self._registry.register(seconds)
 
     def exposition(self) -> bytes:
@@ -95,9 +98,15 @@ class Metrics:
 
 
 class _ActivityCollector(Collector):
-    def __init__(self, activity: Activity, gauges: Callable[[], Gauges]) -> None:
+    def __init__(
+        self,
+        activity: Activity,
+        gauges: Callable[[], Gauges],
+        connection_outcomes: Sequence[tuple[str, str]],
+    ) -> None:
         self._activity = activity
         self._gauges = gauges
+        self._connection_outcomes = connection_outcomes
 
     def collect(self) -> Iterator[Metric]:
         activity, gauges = self._activity, self._gauges()
@@ -113,23 +122,17 @@ class _ActivityCollector(Collector):
                 family.add_metric([kind.value], totals[kind])
             yield family
         connections = CounterMetricFamily(
-            "tidegate_connections", "Connections that reached the agent.", labels=["outcome", "reason"]
+            "tidegate_connections", "Connections that were accepted.", labels=["outcome", "reason"]
         )
-        known = (*CONNECTION_OUTCOMES, *(("spliced", reason.value) for reason in Reason))
-        for outcome, reason in known:
+        for outcome, reason in self._connection_outcomes:
             connections.add_metric([outcome, reason], activity.connections[(outcome, reason)])
         yield connections
-        yield _by_label("tidegate_dns_queries", "Queries to the responder.", "outcome", activity.dns_queries)
         yield _by_label("tidegate_bypassed", "Requests passed through uncached.", "cause", activity.bypassed)
-        yield _by_label("tidegate_steering_errors", "Failures to steer.", "cause", activity.steering_errors)
         yield CounterMetricFamily(
             "tidegate_saved_bytes", "Bytes that upstreams were not asked for.", value=activity.saved_bytes
         )
-        active = GaugeMetricFamily(
-            "tidegate_steering_active", "1 while registry connections are redirected.", labels=["backend"]
-        )
-        active.add_metric([gauges.steering_backend], float(gauges.steering_active))
-        yield active
+        if gauges.steering_backend is not None:
+            yield from _steering(activity, gauges.steering_backend, gauges.steering_active)
         yield GaugeMetricFamily("tidegate_cache_bytes", "Bytes of verified blobs.", value=gauges.cache_bytes)
         up = GaugeMetricFamily(
             "tidegate_upstream_up", "0 after an upstream could not be reached.", labels=["kind", "url"]
@@ -143,6 +146,16 @@ class _ActivityCollector(Collector):
         for labels, total in sorted(gauges.upstream_requests.items()):
             asked.add_metric(labels, total)
         yield asked
+
+
+def _steering(activity: Activity, backend: str, is_active: bool) -> Iterator[Metric]:
+    yield _by_label("tidegate_dns_queries", "Queries to the responder.", "outcome", activity.dns_queries)
+    yield _by_label("tidegate_steering_errors", "Failures to steer.", "cause", activity.steering_errors)
+    active = GaugeMetricFamily(
+        "tidegate_steering_active", "1 while registry connections are redirected.", labels=["backend"]
+    )
+    active.add_metric([backend], float(is_active))
+    yield active
 
 
 def _by_label(name: str, documentation: str, label: str, totals: dict[str, int]) -> Metric:

@@ -74,6 +74,12 @@ class Report:
             clients_spliced=self._spliced(),
         )
 
+    def readiness(self) -> tuple[bool, str]:
+        """Whether registry connections are steered, and if not, why."""
+        if self.steering.active:
+            return True, "steering"
+        return False, f"not steering: {self.gate.state.reason}"
+
     def steering_status(self) -> SteeringStatus:
         """What a pause and a resume are answered with, too."""
         paused = self.gate.paused

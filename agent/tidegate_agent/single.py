@@ -21,9 +21,9 @@ class SingleInstance:
         self._descriptor = descriptor
 
     @classmethod
-    def acquire(cls, runtime_dir: Path) -> "SingleInstance":
-        """Take `<runtime_dir>/agent.lock`; raises StartRefused naming the process that has it."""
-        path = runtime_dir / "agent.lock"
+    def acquire(cls, runtime_dir: Path, *, role: str = "agent") -> "SingleInstance":
+        """Take `<runtime_dir>/<role>.lock`; raises StartRefused naming the process that has it."""
+        path = runtime_dir / f"{role}.lock"
         try:
             runtime_dir.mkdir(parents=True, exist_ok=True)
             while True:
@@ -70,7 +70,7 @@ def _locked(descriptor: int, path: Path) -> bool:
         pid = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
         raise StartRefused(
-            f"another agent runs on this host: process {pid} holds {path}",
+            f"another {path.stem} runs on this host: process {pid} holds {path}",
             next_step=f"Look at it with: tidegate status; stop it with: kill {pid}",
         ) from None
     try:

@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from tidegate_agent.probe import PROBE_ADDRESS
 from tidegate_core.errors import StartRefused
@@ -15,25 +15,43 @@ _DIAL_TIMEOUT_S = 30.0
 
 def listen(port: int) -> list[socket.socket]:
     """Listeners on loopback in both families (IPv6 where there is any); raises StartRefused."""
+    return listen_on(
+        (Endpoint.of("127.0.0.1", port), Endpoint.of("::1", port)),
+        next_step="set [steering] port to a free one, or TIDEGATE_STEERING__PORT=18443",
+    )
+
+
+def listen_on(places: Iterable[Endpoint], *, next_step: str) -> list[socket.socket]:
+    """Listeners at each place, IPv6 where there is any; raises StartRefused with what to type."""
     listeners: list[socket.socket] = []
-    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for place in places:
         try:
-            sock.bind((address, port))
+            listeners.append(_listening(place))
         except OSError as error:
-            sock.close()
-            if error.errno == errno.EADDRNOTAVAIL:
+            if place.address.version == 6 and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 continue
             for opened in listeners:
                 opened.close()
             raise StartRefused(
-                f"port {port} on {address} cannot be listened on: {error.strerror}",
-                next_step="set [steering] port to a free one, or TIDEGATE_STEERING__PORT=18443",
+                f"port {place.port} on {place.address} cannot be listened on: {error.strerror}",
+                next_step=next_step,
             ) from error
-        sock.listen(_BACKLOG)
-        listeners.append(sock)
     return listeners
+
+
+def _listening(place: Endpoint) -> socket.socket:
+    family = socket.AF_INET6 if place.address.version == 6 else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((str(place.address), place.port))
+        sock.listen(_BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def exempt_dialler(exempt: Callable[[socket.socket], None]) -> Callable[[Endpoint], Awaitable[socket.socket]]:

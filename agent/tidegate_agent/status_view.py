@@ -1,5 +1,6 @@
 """The agent's state for people: what it does now, what it saved, and what to do where something is off."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 
 import msgspec
@@ -8,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tidegate_agent.pause import NEXT_STEP
-from tidegate_agent.status import Status
+from tidegate_agent.status import CacheStatus, CredentialStatus, Status, UpstreamStatus
 from tidegate_core.errors import TidegateError
 
 
@@ -35,23 +36,34 @@ def status_table(status: Status) -> Table:
     table.add_row("resolvers", _resolvers(status))
     dns = status.dns
     table.add_row("dns", f"{dns.queries} queries, {dns.forwarded} forwarded, {dns.learned} addresses learned")
-    cache = status.cache
-    table.add_row("requests", f"{cache.hits} hits, {cache.misses} misses, {cache.stale} stale")
-    table.add_row("cache", f"{cache.blobs} blobs, {_bytes(cache.bytes)} of {_bytes(cache.max_bytes)}")
-    table.add_row("saved", f"{_bytes(cache.saved_bytes)} not asked of a registry")
-    for upstream in status.upstreams:
-        table.add_row(
-            "upstream", _judged(f"{upstream.kind} {upstream.url}".strip(), upstream.healthy, upstream.reason)
-        )
-    for login in status.credentials:
-        remark = f"{login.reason}; to end that: {login.action}" if login.action else login.reason
-        name = f"{login.username} at {login.registry} (share: {login.share})"
-        table.add_row("login", _judged(name, not login.reason, remark))
+    add_requests_and_cache(table, status.cache)
+    add_upstreams(table, status.upstreams)
+    add_logins(table, status.credentials)
     for trust in status.trust:
         table.add_row("trust", _judged(trust.runtime, trust.trusts, trust.action))
     for client in status.clients_spliced:
         table.add_row("spliced", f"{client.exe} (pid {client.pid}): {client.reason}, until {client.until}")
     return table
+
+
+def add_requests_and_cache(table: Table, cache: CacheStatus) -> None:
+    table.add_row("requests", f"{cache.hits} hits, {cache.misses} misses, {cache.stale} stale")
+    table.add_row("cache", f"{cache.blobs} blobs, {_bytes(cache.bytes)} of {_bytes(cache.max_bytes)}")
+    table.add_row("saved", f"{_bytes(cache.saved_bytes)} not asked of a registry")
+
+
+def add_upstreams(table: Table, upstreams: Iterable[UpstreamStatus]) -> None:
+    for upstream in upstreams:
+        table.add_row(
+            "upstream", _judged(f"{upstream.kind} {upstream.url}".strip(), upstream.healthy, upstream.reason)
+        )
+
+
+def add_logins(table: Table, logins: Iterable[CredentialStatus]) -> None:
+    for login in logins:
+        remark = f"{login.reason}; to end that: {login.action}" if login.action else login.reason
+        name = f"{login.username} at {login.registry} (share: {login.share})"
+        table.add_row("login", _judged(name, not login.reason, remark))
 
 
 def _steering(status: Status) -> Text:

@@ -31,6 +31,7 @@ class Marked:
     """An upstream that every request reaches with our name in Via."""
 
     def __init__(self, upstream: Upstream, name: str) -> None:
+        self.kind = upstream.kind
         self._upstream = upstream
         self._name = name
 

@@ -1,0 +1,1 @@
+"""`tidegate central`: configuration, wiring and state of the central tier."""
