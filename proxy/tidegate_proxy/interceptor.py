@@ -54,6 +54,7 @@ counters can start at 0.
 
 _HANDSHAKE_TIMEOUT_S = 10.0
 _ACCEPTS_AT_ONCE = 32
+_MOST_WAITING = 4096  # no backlog is longer than net.core.somaxconn
 _PAUSE_S = 0.1
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _DISTRUST = ("UNKNOWN_CA", "BAD_CERTIFICATE", "CERTIFICATE_UNKNOWN", "UNSUPPORTED_CERTIFICATE")
@@ -157,7 +158,14 @@ class Interceptor:
             raise
 
     def stop_accepting(self) -> None:
-        """Take no more connections; those here go on. The listeners are the caller's to close."""
+        """Take what waits already, then no more; those here go on. The listeners are the caller's to close.
+
+        Who waits in the kernel's backlog has been told that it is connected: left there it would hang until
+        the listener is closed, after the drain, and then be cut.
+        """
+        if not self._stopped.is_set():
+            for listener in self._listeners:
+                self._accept(listener, at_once=_MOST_WAITING)
         self._unwatch()
         self._stopped.set()
 
@@ -196,12 +204,12 @@ class Interceptor:
             for listener in self._listeners:
                 asyncio.get_running_loop().remove_reader(listener.fileno())
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket, at_once: int = _ACCEPTS_AT_ONCE) -> None:
         """Take what waits, within bounds: beyond `max_connections` the rest waits in the kernel's backlog.
 
         A node that stays full makes the agent's own probe wait as well, and so ends the steering.
         """
-        for _ in range(_ACCEPTS_AT_ONCE):
+        for _ in range(at_once):
             if self.connections >= self._max_connections:
                 self._unwatch()
                 return
