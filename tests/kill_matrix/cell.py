@@ -13,9 +13,6 @@ LEASE_S = 3.0
 BOUND_S = LEASE_S + 1
 """No connection may hang longer than this, and no new one may still be steered."""
 
-LOST_LOOK_UP_S = 5.0
-"""How long glibc and Go wait for an answer that was lost with the agent, before they ask again."""
-
 DEATHS: tuple[Death, ...] = ("SIGKILL", "SIGSTOP", "SIGTERM", "supervisor killed", "both killed")
 GRACEFUL: tuple[Death, ...] = ("SIGTERM", "supervisor killed")
 """The agent withdraws and ends in order: what is in flight may go on."""
@@ -74,8 +71,8 @@ class Seen:
                 found.append(f"what was in flight should have ended well: {self.how}")
         elif self.let_go_s is None or self.let_go_s > BOUND_S:
             found.append(f"a connection in flight hung longer than {BOUND_S:g} s")
-        elif not self.well and self.ended_s > LOST_LOOK_UP_S + 1:
-            found.append(f"the client took longer than {LOST_LOOK_UP_S + 1:g} s to fail")
+        elif not self.well and self.ended_s > BOUND_S:
+            found.append(f"the client took longer than {BOUND_S:g} s to fail")
         if self.cell.moment == "DNS query" and self.ended_s > BOUND_S:
             found.append(f"the query hung longer than {BOUND_S:g} s")
         if not self.retry_well:
