@@ -2,6 +2,7 @@
 
 from .agent import Agent
 from .artifact import Artifact
+from .central import Central
 from .client import CLIENTS, Pull, Pulling
 from .containerd import Containerd
 from .dockerd import Dockerd
@@ -25,6 +26,7 @@ __all__ = [
     "Agent",
     "Artifact",
     "Carried",
+    "Central",
     "CommandFailed",
     "Completed",
     "Connection",

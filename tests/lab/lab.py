@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TypeVar
 
+from .central import Central
 from .host import PYTHON_ENV, Host
 from .image import LARGE, SINGLE, SMALL, Image, Recipe
 from .network import Network, on_the_internet, on_the_lan
@@ -237,6 +238,14 @@ class Lab:
         self.network.plug_into_lan(node, on_the_lan(FIRST_NODE + len(self.nodes) - 1))
         node.furnish(resolvers=[self.resolver.address], anchor=self.authority.anchor)
         return node
+
+    def add_central(self, name: str = "central") -> Central:
+        """A host that runs a central tier once it is started, until the next `reset()`."""
+        central = self._add(Central(name))
+        self.resolver.answer(
+            records={**self.resolver.records, central.domain_name: [central.interfaces[0].ip]}
+        )
+        return central
 
     def reset(self) -> None:
         """New nodes; registries and resolver healthy, reachable and with empty logs."""

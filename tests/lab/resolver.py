@@ -68,6 +68,11 @@ class Resolver:
         self._records: dict[str, tuple[Address, ...]] = {}
 
     @property
+    def records(self) -> Mapping[str, Sequence[Address]]:
+        """The addresses that `answer` gave names."""
+        return self._records
+
+    @property
     def address(self) -> Address:
         """Its IPv4 address: what hosts have in resolv.conf."""
         return self.addresses[0]
