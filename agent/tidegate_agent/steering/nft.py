@@ -9,6 +9,7 @@ raises SteeringFailed and leaves that traffic direct, which is how it was before
 """
 
 import errno
+import functools
 import os
 import pwd
 import socket
@@ -162,11 +163,10 @@ class NftSteering:
     def original_dst(self, sock: socket.socket) -> Endpoint | None:
         """Where an accepted connection was going; None when it was dialled directly, or is gone already."""
         try:
-            original = _original_dst(sock)
-            address, port = sock.getsockname()[:2]
+            original, name = _original_dst(sock)
+            return None if sock.getsockname()[:2] == name else original
         except OSError:
             return None
-        return None if original == Endpoint.of(address, port) else original
 
     def exempt(self, sock: socket.socket) -> None:
         """Keep a socket of ours from being steered."""
@@ -230,15 +230,22 @@ class NftSteering:
                 ) from error
 
 
-def _original_dst(sock: socket.socket) -> Endpoint | None:
+def _original_dst(sock: socket.socket) -> tuple[Endpoint, tuple[str, int]]:
     # A dual-stack listener's IPv4 peers look like ::ffff:192.0.2.1; their flow is an IPv4 one.
     if sock.family == socket.AF_INET6 and not sock.getpeername()[0].startswith("::ffff:"):
-        data = sock.getsockopt(socket.IPPROTO_IPV6, _SO_ORIGINAL_DST, 28)
-        address = socket.inet_ntop(socket.AF_INET6, data[8:24])
-    else:
-        data = sock.getsockopt(socket.IPPROTO_IP, _SO_ORIGINAL_DST, 16)
+        return _read_address(sock.getsockopt(socket.IPPROTO_IPV6, _SO_ORIGINAL_DST, 28))
+    return _read_address(sock.getsockopt(socket.IPPROTO_IP, _SO_ORIGINAL_DST, 16))
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_address(data: bytes) -> tuple[Endpoint, tuple[str, int]]:
+    """A struct sockaddr_in or sockaddr_in6, as an endpoint and as the socket module would name it."""
+    if len(data) == 16:
         address = socket.inet_ntop(socket.AF_INET, data[4:8])
-    return Endpoint.of(address, struct.unpack_from("!H", data, 2)[0])
+    else:
+        address = socket.inet_ntop(socket.AF_INET6, data[8:24])
+    port = struct.unpack_from("!H", data, 2)[0]
+    return Endpoint.of(address, port), (address, port)
 
 
 def tcp_dns_direct_uids() -> tuple[int, ...]:
