@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Mapping
 
 from .containerd import SOCKET as CONTAINERD_SOCKET
 from .host import Host
@@ -38,8 +39,9 @@ COMMAND = (
 class Dockerd:
     """A running dockerd. It needs a running containerd on the same host."""
 
-    def __init__(self, host: Host):
+    def __init__(self, host: Host, env: Mapping[str, str] = {}):
         self._host = host
+        self._env = env
         self.process = self._start()
 
     def restart(self) -> None:
@@ -52,7 +54,7 @@ class Dockerd:
         self.process.kill(signal.SIGHUP)
 
     def _start(self) -> Process:
-        process = self._host.spawn(COMMAND, log="dockerd")
+        process = self._host.spawn(COMMAND, env=self._env, log="dockerd")
         until(lambda: self._answers(process), "dockerd answers", within_s=20, every_s=0.05)
         return process
 

@@ -93,11 +93,11 @@ class Node(Host):
         self.containerd = Containerd(self, config)
         return self.containerd
 
-    def start_dockerd(self) -> Dockerd:
+    def start_dockerd(self, env: Mapping[str, str] = {}) -> Dockerd:
         """Start dockerd (and containerd, when none runs) and wait until it answers."""
         if self.containerd is None:
             self.start_containerd()
-        self.dockerd = Dockerd(self)
+        self.dockerd = Dockerd(self, env)
         return self.dockerd
 
     def dig(self, *arguments: str) -> Completed:

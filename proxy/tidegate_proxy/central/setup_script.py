@@ -48,12 +48,14 @@ fail() { printf 'tidegate: %s\n' "$*" >&2; exit 1; }
 family() {
     if command -v update-ca-trust >/dev/null 2>&1 && [ -d /etc/pki/ca-trust/source/anchors ]; then
         anchor=/etc/pki/ca-trust/source/anchors/tidegate-central.crt
+        link=''
         refresh='update-ca-trust extract'
     elif command -v update-ca-certificates >/dev/null 2>&1; then
         anchor=/usr/local/share/ca-certificates/tidegate-central.crt
+        link=/etc/ssl/certs/tidegate-central.pem
         refresh=update-ca-certificates
     else
-        anchor='' refresh=''
+        anchor='' link='' refresh=''
     fi
 }
 
@@ -96,6 +98,7 @@ main() {{
 {ca}
 TIDEGATE_CA
     if ! cmp -s "$new" "$anchor"; then
+        [ -z "$link" ] || rm -f "$link" # without it a certificate that changed counts as a new one
         cat "$new" >"$anchor"
         $refresh >/dev/null || fail "$refresh failed: the certificate is in $anchor, but nobody trusts it yet"
         say "the CA of $proxy is in the trust store: $anchor"
@@ -151,17 +154,16 @@ main() {{
     done
 
     family
-    if [ -n "$anchor" ] && [ -e "$anchor" ]; then
-        if [ "$refresh" = update-ca-certificates ]; then
-            # Deselected first: a file that is merely gone leaves links, and other stores keep a copy.
+    if [ -e "$anchor" ] || [ -L "$link" ]; then
+        rm -f "$anchor"
+        if [ -n "$link" ]; then
+            # Deselected: a file that is merely gone leaves links, and other stores (Java's) keep a copy.
             list=$(mktemp)
             trap 'rm -f "$list"' EXIT
             cat /etc/ca-certificates.conf >"$list" 2>/dev/null || :
             echo '!tidegate-central.crt' >>"$list"
             update-ca-certificates --certsconf "$list" >/dev/null || fail 'update-ca-certificates failed'
-            rm "$anchor"
         else
-            rm "$anchor"
             $refresh >/dev/null || fail "$refresh failed"
         fi
         changed=yes
