@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -52,6 +52,7 @@ from tidegate_proxy.served import Tally
 from tidegate_proxy.site import Registries, Registry
 
 DRAIN_S = 30.0
+LOOKUPS_END_S = 2.0
 
 
 def run(
@@ -291,14 +292,20 @@ class Agent:
         self._interceptor.cut()
 
     async def _drain(self) -> None:
-        """The redirection first, then the listeners, then what is intercepted."""
+        """The redirection first, then the listeners, then what is intercepted.
+
+        The rules that let answers to look-ups out need no lease and stay until those on their way are sent.
+        """
         self._log.info("stopping", drain_s=DRAIN_S)
         self._withdrawn = True
-        self._steering.withdraw()
+        with suppress(SteeringFailed):  # then it ends with the table
+            self._steering.suspend()
         self._journal.close()  # what ends from here on was told to: no request is to blame
         self._pause_file.remove()
         self._interceptor.stop_accepting()
         self._http.stop_keeping_alive(for_good=True)
+        await self._naming.settle(LOOKUPS_END_S)
+        self._steering.withdraw()
         await self._interceptor.drain(DRAIN_S)
 
     async def _beat(self) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import structlog
 
@@ -24,6 +24,7 @@ from tidegate_dns.zone import Zone
 from tidegate_proxy.site import Registries
 
 _RESOLVER_POLL_S = 1.0
+_SETTLE_POLL_S = 0.01
 
 
 class Naming:
@@ -92,6 +93,13 @@ class Naming:
     def tend(self) -> None:
         """Keep or forget steered addresses; raises SteeringFailed."""
         self._addresses.tend(resolver_reachable=self._responder.resolver_reachable)
+
+    async def settle(self, timeout_s: float) -> None:
+        """Wait until the look-ups that are on their way are answered, at most so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._responder.is_awaited:  # noqa: ASYNC110 - at a stop only, and for a moment
+                    await asyncio.sleep(_SETTLE_POLL_S)
 
     async def resolve(self, host: str) -> list[str]:
         """The addresses of a host, for connections of our own; raises OSError when there are none."""

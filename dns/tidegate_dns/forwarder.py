@@ -145,6 +145,11 @@ class Forwarder:
             self._loop.remove_reader(flight.sock)
             flight.sock.close()
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a client waits for an answer that is on its way."""
+        return any(flight.clients for flight in self._flights)
+
     def close(self) -> None:
         for flight in list(self._flights):
             self.end(flight)

@@ -88,6 +88,12 @@ class Responder:
         known = [port.resolver for port in self._ports.values() if port.forwarder is not None]
         return not known or not all(resolver.is_dark for resolver in known)
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a client waits for an answer over UDP that is on its way."""
+        forwarders = (port.forwarder for port in (*self._ports.values(), *self._leaving))
+        return any(forwarder is not None and forwarder.is_awaited for forwarder in forwarders)
+
     async def open(self, resolvers: Sequence[IPAddress]) -> None:
         """Listen for queries to these resolvers; raises StartRefused when loopback cannot be bound."""
         self._listeners, self.tcp_port = _listen()

@@ -36,7 +36,7 @@ LARGE_TXT = "large.example.org"  # TXT of 4 KB: truncated over UDP, whole over T
 MISSING = "missing.example.org"  # NXDOMAIN
 SERVFAIL = "servfail.example.org"
 
-Darkness = Literal["refused", "silent"]
+Darkness = Literal["refused", "silent", "hung"]
 """`refused`: the process is gone, ICMP says so. `silent`: its link is down, nothing answers."""
 
 
@@ -144,6 +144,8 @@ class Resolver:
     def goes_dark(self, how: Darkness = "refused") -> None:
         if how == "refused":
             self.stop()
+        elif how == "hung":
+            self._signal(signal.SIGSTOP)  # what it is asked meanwhile, it answers when it comes back
         else:
             self._network.unplug(self.host)
             self._unplugged = True
@@ -152,7 +154,12 @@ class Resolver:
         if self._unplugged:
             self._network.plug_back(self.host)
             self._unplugged = False
+        self._signal(signal.SIGCONT)
         self.start()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.running:
+            self._process.kill(number)
 
     def start(self) -> None:
         """Start dnsmasq if it does not run, and wait until it listens."""

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lab import Agent, Node, Process, Registry
+from lab import Agent, Node, Process, Registry, Resolver
 from lab.waiting import until
 
 HOST = "registry-1.docker.io"
@@ -189,4 +189,42 @@ def test_a_connection_on_which_nothing_was_asked_yet_at_sigterm_is_answered(node
         told = last_word(client)
 
     assert told == {"HTTP/1.1 401": 1}
+    assert agent.supervisor.wait(10) == 0
+
+
+# Asks once, says so, and waits longer than any stub would before it asks again.
+ASKS_ONCE = """
+import json, pathlib, socket, struct, sys
+lines = pathlib.Path("/etc/resolv.conf").read_text().splitlines()
+resolver = next(line.split()[1] for line in lines if line.startswith("nameserver"))
+name = b"".join(bytes([len(label)]) + label.encode() for label in sys.argv[1].split("."))
+stub = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+stub.connect((resolver, 53))
+stub.settimeout(10)
+stub.send(struct.pack("!6H", 4711, 0x0100, 1, 0, 0, 0) + name + b"\\0" + struct.pack("!HH", 16, 1))
+print("ready", flush=True)
+try:
+    answer = stub.recv(4096)
+except OSError:
+    answer = b""
+print(json.dumps({"answered": int(answer[:2] == struct.pack("!H", 4711))}), flush=True)
+"""
+
+
+def test_a_look_up_on_its_way_at_sigterm_is_answered(node: Node, resolver: Resolver, agent: Agent) -> None:
+    """I1, I4: it needs the rules that give answers the resolver's address, so those go last."""
+    forwarded = agent.status()["dns"]["forwarded"]
+    resolver.goes_dark("hung")
+    try:
+        with node.spawn([sys.executable, "-c", ASKS_ONCE, HOST], log="once") as client:
+            ready(client)
+            until(lambda: agent.status()["dns"]["forwarded"] > forwarded, "the look-up is on its way")
+            agent.supervisor.kill(signal.SIGTERM)
+            until(lambda: "stopping" in agent.log, "the agent stops")
+            resolver.comes_back()
+            told = last_word(client)
+    finally:
+        resolver.comes_back()
+
+    assert told == {"answered": 1}
     assert agent.supervisor.wait(10) == 0
