@@ -23,7 +23,7 @@ class Central(Node):
     def __init__(self, name: str):
         super().__init__(name)
         self.domain_name = f"{name}.example.org"
-        self.process: Process | None = None
+        self.daemon: Process | None = None
 
     @property
     def proxy(self) -> str:
@@ -39,7 +39,7 @@ class Central(Node):
         """Start `tidegate central` and wait until it is ready; `mirror` goes into its [mirror] table."""
         names = "" if "certificate" in mirror else f'names = ["{self.domain_name}"]\n'
         self.write(CONFIG, f'state_dir = "{STATE}"\n{config}\n[mirror]\n{names}{mirror}\n')
-        self.process = process = self.spawn(
+        self.daemon = process = self.spawn(
             [TIDEGATE, "central", "--config", CONFIG], env=env, log="tidegate-central"
         )
 
@@ -53,7 +53,7 @@ class Central(Node):
 
     @property
     def log(self) -> str:
-        return "" if self.process is None else self.process.log
+        return "" if self.daemon is None else self.daemon.log
 
     @property
     def ca(self) -> bytes:
@@ -75,10 +75,10 @@ class Central(Node):
         return {name: float(value) for name, _, value in samples}
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        assert self.process is not None
-        self.process.kill(number)
+        assert self.daemon is not None
+        self.daemon.kill(number)
 
     def stop(self, timeout_s: float = 40) -> int:
         """SIGTERM, and the exit code."""
-        assert self.process is not None
-        return self.process.stop(timeout_s)
+        assert self.daemon is not None
+        return self.daemon.stop(timeout_s)

@@ -194,8 +194,8 @@ def test_a_dead_registry_ends_neither_the_tier_nor_its_health(
 
     assert status in (0, 502), body
     assert (central.admin("healthz"), central.admin("readyz")) == ("ok\n", "serving\n")
-    assert central.process is not None
-    assert central.process.running
+    assert central.daemon is not None
+    assert central.daemon.running
 
 
 def test_a_stopped_tier_lets_what_is_under_way_end(node: Node, registry: Registry, central: Central) -> None:
