@@ -190,7 +190,8 @@ def test_a_dead_registry_ends_neither_the_tier_nor_its_health(
     node.write(CA, central.ca)
     registry.goes_dark("silent")
 
-    status, body = get(node, f"{central.mirror}/v2/library/small/manifests/1?ns=docker.io", "--cacert", CA)
+    url = f"{central.mirror}/v2/library/small/manifests/1?ns=docker.io"
+    status, body = get(node, url, "--cacert", CA, "--max-time", "5")
 
     assert status in (0, 502), body
     assert (central.admin("healthz"), central.admin("readyz")) == ("ok\n", "serving\n")
