@@ -75,12 +75,14 @@ def test_only_what_is_still_missing_is_in_the_table_of_it() -> None:
 
 def test_registries_of_the_environment_are_added_where_none_has_their_hosts() -> None:
     """T1: REGISTRIES never changes a registry that is configured."""
-    quay, mine = (
-        RegistryConfig(name=name, hosts=(RegistryHost.parse(name),)) for name in ("quay.io", "mine.example")
+    quay, hub, mine = (
+        RegistryConfig(name=name, hosts=(RegistryHost.parse(name),))
+        for name in ("quay.io", "docker.io", "mine.example")
     )
-    config = load_config(None, environment={}, also=[quay, mine])
+    config = load_config(None, environment={}, also=[quay, hub, mine])
 
-    assert [entry.name for entry in config.registry].count("quay.io") == 1
+    names = [entry.name for entry in config.registry]
+    assert (names.count("quay.io"), names.count("docker.io")) == (1, 1)
     assert config.registry[-1] == mine
 
 
