@@ -43,6 +43,7 @@ from tidegate_proxy.central.mirror import Mirror
 from tidegate_proxy.central.mirror_door import MirrorDoor
 from tidegate_proxy.central.mirror_tls import ClientCa, GivenCertificate, OwnCertificate
 from tidegate_proxy.central.namespace import ByNamespace
+from tidegate_proxy.central.tunnel import Dial, dial, dial_through
 from tidegate_proxy.central.via import Guarded, Marked
 from tidegate_proxy.crash_journal import CrashJournal
 from tidegate_proxy.direct import NameResolver
@@ -164,7 +165,7 @@ class Central:
             tunnels=config.connect.others == "tunnel",
             tls_context=leaves.context,
             http_protocol=connect_http.protocol,
-            resolve=addresses.of,
+            dial=_dialler(config, addresses),
             ca_pem=authority.certificate_pem,
             name=pseudonym,
             observe=activity.connection,
@@ -293,6 +294,14 @@ def _by_sni(registries: Registries) -> Callable[[Arrival], BySite | None]:
         return BySite(site) if site is not None else None
 
     return of
+
+
+def _dialler(config: CentralConfig, addresses: Addresses) -> Dial:
+    """How tunnels are dialled: by the CONNECT upstreams where going direct is denied, else directly."""
+    parents = [each.url for each in config.upstream if each.kind == "connect" and each.url is not None]
+    if parents and any(each.fallback == "deny" for each in config.upstream):
+        return lambda to: dial_through(to, parents, resolve=addresses.of)
+    return lambda to: dial(to, resolve=addresses.of)
 
 
 def _is_registry(registries: Registries) -> Callable[[str, int], bool]:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from tidegate_proxy.central.accepting import endpoint_of
 from tidegate_proxy.central.access import Access
+from tidegate_proxy.central.head_reader import read_head
 from tidegate_proxy.central.pages import Reply, page, said
 from tidegate_proxy.central.request_head import (
-    MAX_HEAD_BYTES,
     Authority,
     Connect,
     MalformedHead,
@@ -22,7 +22,7 @@ from tidegate_proxy.central.request_head import (
     parse_head,
 )
 from tidegate_proxy.central.terminated import terminate
-from tidegate_proxy.central.tunnel import NotTunnelled, Resolve, dial
+from tidegate_proxy.central.tunnel import Dial, NotTunnelled
 from tidegate_proxy.central.via import passed_by
 from tidegate_proxy.client_hello import ClientHello, NotTls
 from tidegate_proxy.endpoint import Endpoint
@@ -66,7 +66,7 @@ class ConnectFront:
         tunnels: bool,
         tls_context: Callable[[str], ssl.SSLContext],
         http_protocol: Callable[[Arrival], asyncio.Protocol],
-        resolve: Resolve,
+        dial: Dial,
         ca_pem: bytes,
         name: str,
         observe: Callable[[str, str], None],
@@ -79,7 +79,7 @@ class ConnectFront:
         self._tunnels = tunnels
         self._tls_context = tls_context
         self._http_protocol = http_protocol
-        self._resolve = resolve
+        self._dial = dial
         self._ca_pem = ca_pem
         self._name = name
         self._observe = observe
@@ -91,7 +91,7 @@ class ConnectFront:
         own = endpoint_of(sock.getsockname())
         try:
             async with asyncio.timeout(self._head_timeout_s):
-                head = await _read_head(sock)
+                head = await read_head(sock)
             wanted = parse_head(head, own_port=own.port) if head else None
         except TimeoutError:
             wanted = None
@@ -155,7 +155,7 @@ class ConnectFront:
 
     async def _tunnel(self, sock: socket.socket, to: Authority, reason: str, *, established: bool) -> None:
         try:
-            origin = await dial(to, resolve=self._resolve)
+            origin = await self._dial(to)
         except NotTunnelled as error:
             if established:
                 self._observe("refused", "unreachable")
@@ -187,36 +187,6 @@ def _why_tunnel(heard: ClientHello | NotTls | Unheard, host: str) -> str | None:
     if heard.alpn and "http/1.1" not in heard.alpn:
         return "no_http1"
     return None
-
-
-async def _read_head(sock: socket.socket) -> bytes:
-    """A request's head, and not a byte more; empty when the client closes first. Raises MalformedHead."""
-    loop = asyncio.get_running_loop()
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        if len(head) >= MAX_HEAD_BYTES:
-            raise MalformedHead(f"its head is longer than {MAX_HEAD_BYTES} bytes")
-        try:
-            seen = sock.recv(MAX_HEAD_BYTES - len(head), socket.MSG_PEEK)
-        except (BlockingIOError, InterruptedError):
-            readable: asyncio.Future[None] = loop.create_future()
-            loop.add_reader(sock.fileno(), _set, readable)
-            try:
-                await readable
-            finally:
-                loop.remove_reader(sock.fileno())
-            continue
-        if not seen:
-            return b""
-        end = (head + seen).find(b"\r\n\r\n")
-        wanted = len(seen) if end < 0 else end + 4 - len(head)
-        head += sock.recv(wanted)
-    return head
-
-
-def _set(ready: "asyncio.Future[None]") -> None:
-    if not ready.done():
-        ready.set_result(None)
 
 
 async def _send(sock: socket.socket, data: bytes) -> None:

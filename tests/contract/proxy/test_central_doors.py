@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_network
 from pathlib import Path
@@ -16,8 +16,11 @@ from tidegate_proxy.central.accepting import Door
 from tidegate_proxy.central.access import Access
 from tidegate_proxy.central.connect_front import OUTCOMES, ConnectFront
 from tidegate_proxy.central.request_head import MAX_HEAD_BYTES
+from tidegate_proxy.central.request_head import Authority as Target
+from tidegate_proxy.central.tunnel import dial, dial_through
 from tidegate_proxy.interceptor import Arrival
 from tidegate_proxy.leaf import Leaves
+from tidegate_proxy.upstreams.tier_url import TierUrl
 
 REGISTRY = "ghcr.io"
 OWN_NAME = "tidegate-test"
@@ -50,6 +53,7 @@ class Stage:
         self.observed: list[tuple[str, str]] = []
         self.resolved: list[str] = []
         self.bug = False
+        self.parents: list[TierUrl] = []
 
     def open(
         self, *, access: Access | None = None, tunnels: bool = True, max_connections: int = 16
@@ -60,7 +64,7 @@ class Stage:
             tunnels=tunnels,
             tls_context=self._context,
             http_protocol=Greeter,
-            resolve=self._resolve,
+            dial=self._dial,
             ca_pem=self.authority.certificate_pem,
             name=OWN_NAME,
             observe=self._observe,
@@ -83,6 +87,11 @@ class Stage:
         if self.bug:
             raise RuntimeError("a bug")
         return self.leaves.context(host)
+
+    async def _dial(self, to: Target) -> socket.socket:
+        if self.parents:
+            return await dial_through(to, self.parents, resolve=self._resolve)
+        return await dial(to, resolve=self._resolve)
 
     async def _resolve(self, host: str) -> Sequence[str]:
         self.resolved.append(host)
@@ -235,3 +244,37 @@ async def test_beyond_the_bound_connections_wait_and_are_served_later(stage: Sta
     assert ("refused", "silent") in stage.observed
     for _, writer in idle:
         writer.close()
+
+
+async def test_where_a_companys_proxy_is_the_only_way_out_tunnels_go_through_it(stage: Stage) -> None:
+    """T9: by the first one that agrees, with its login; what the far end says at once is not lost."""
+    asked: list[bytes] = []
+
+    def parent(answer: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(answer)
+            writer.close()
+
+        return serve
+
+    answers = (b"HTTP/1.1 407 No\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: y\r\n\r\nfrom the far end")
+    servers = [await asyncio.start_server(parent(answer), "127.0.0.1", 0) for answer in answers]
+    ports = [server.sockets[0].getsockname()[1] for server in servers]
+    stage.parents = [TierUrl.parse(f"http://user:secret@localhost:{port}") for port in ports]
+    stage.open()
+
+    answer = await stage.say(b"CONNECT auth.docker.io:443 HTTP/1.1\r\n\r\n")
+    denied = await stage.say(b"CONNECT 127.0.0.1:443 HTTP/1.1\r\n\r\n")
+    stage.parents = stage.parents[:1]
+    refused = await stage.say(b"CONNECT auth.docker.io:443 HTTP/1.1\r\n\r\n")
+
+    assert answer == ESTABLISHED + b"from the far end"
+    assert asked[1].startswith(b"CONNECT auth.docker.io:443 HTTP/1.1\r\nHost: auth.docker.io:443\r\n")
+    assert b"Proxy-Authorization: Basic dXNlcjpzZWNyZXQ=\r\n" in asked[1]
+    assert denied.startswith(b"HTTP/1.1 403 ")
+    assert refused.startswith(b"HTTP/1.1 502 ")
+    assert b"CONNECT is answered 407" in refused
+    assert b"secret" not in refused
+    for server in servers:
+        server.close()
