@@ -162,6 +162,23 @@ def test_connect_intercepts_registries_and_tunnels_the_rest(
     assert metrics['tidegate_connections_total{outcome="refused",reason="other_host"}'] == 1
 
 
+def test_a_clients_own_login_is_its_own(lab: Lab, node: Node, registry: Registry, central: Central) -> None:
+    """I6, C15: by CONNECT and by the mirror, what alice may read is neither bob's nor everybody's."""
+    private = "docker.io/alice/private:1"
+    alice, bob = registry.users["alice"], registry.users["bob"]
+    env = proxied(node, central.start())
+    node.write(CA, central.ca)
+
+    hers = node.pull("skopeo", private, login=alice, env=env)
+    his = node.pull("skopeo", private, login=bob, env=env)
+    nobodys = node.pull("skopeo", private, env=env)
+    layer = lab.images[private].contents.layers[0]
+    mirror, _ = get(node, f"{central.mirror}/v2/alice/private/blobs/{layer}?ns=docker.io", "--cacert", CA)
+
+    assert hers.contents == lab.images[private].contents, hers.stderr
+    assert (his.ok, nobodys.ok, mirror) == (False, False, 401)
+
+
 def test_a_push_through_connect_is_refused_unless_it_is_allowed(
     lab: Lab, node: Node, registry: Registry, central: Central
 ) -> None:
