@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tidegate_dns.responder import OUTCOMES as DNS_OUTCOMES
-from tidegate_proxy.answer import Cache, Kind
-from tidegate_proxy.crash_journal import CrashedTwice
-from tidegate_proxy.filling import FetchEnded
-from tidegate_proxy.served import Moment, Served
+from tidegate_proxy.fetching.filling import FetchEnded
+from tidegate_proxy.http.crash_journal import CrashedTwice
+from tidegate_proxy.http.served import Moment, Served
+from tidegate_proxy.registry.answer import Cache, Kind
 
 CONTENT_KINDS = (Kind.MANIFEST, Kind.BLOB)
 BYPASS_CAUSES = ("crashed twice", "error", "not cacheable")

@@ -39,17 +39,17 @@ from tidegate_agent.trust import system_bundle
 from tidegate_agent.upstreams import open_upstreams
 from tidegate_core import log as logging
 from tidegate_dns.lookup import NameNotFound, ResolverUnreachable
-from tidegate_proxy.addressing import BySite
-from tidegate_proxy.authority import PROBE_HOST, Authority
-from tidegate_proxy.crash_journal import CrashJournal
-from tidegate_proxy.direct import NameResolver
-from tidegate_proxy.filling import FetchEnded
-from tidegate_proxy.http_server import HttpServer
-from tidegate_proxy.interceptor import Arrival, Interceptor
-from tidegate_proxy.leaf import Leaves
-from tidegate_proxy.pull_through import PullThroughCache
-from tidegate_proxy.served import Tally
+from tidegate_proxy.fetching.filling import FetchEnded
+from tidegate_proxy.http.addressing import BySite
+from tidegate_proxy.http.crash_journal import CrashJournal
+from tidegate_proxy.http.http_server import HttpServer
+from tidegate_proxy.http.served import Tally
+from tidegate_proxy.interception.authority import PROBE_HOST, Authority
+from tidegate_proxy.interception.interceptor import Arrival, Interceptor
+from tidegate_proxy.interception.leaf import Leaves
+from tidegate_proxy.registry.pull_through import PullThroughCache
 from tidegate_proxy.site import Registries, Registry
+from tidegate_proxy.upstreams.direct import NameResolver
 
 DRAIN_S = 30.0
 LOOKUPS_END_S = 2.0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import structlog
 
-from tidegate_proxy.crash_journal import MEMORY_S, CrashJournal
+from tidegate_proxy.http.crash_journal import MEMORY_S, CrashJournal
 
 
 def machine_id() -> str:

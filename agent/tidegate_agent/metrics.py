@@ -15,9 +15,9 @@ from prometheus_client.registry import Collector
 
 from tidegate_agent.activity import CONTENT_KINDS, Activity
 from tidegate_agent.clients import Reason
-from tidegate_proxy.answer import Cache
-from tidegate_proxy.interceptor import OUTCOMES as CONNECTION_OUTCOMES
-from tidegate_proxy.served import Moment, Served
+from tidegate_proxy.http.served import Moment, Served
+from tidegate_proxy.interception.interceptor import OUTCOMES as CONNECTION_OUTCOMES
+from tidegate_proxy.registry.answer import Cache
 
 AGENT_OUTCOMES = (*CONNECTION_OUTCOMES, *(("spliced", reason.value) for reason in Reason))
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)

@@ -16,7 +16,7 @@ from dnslib import DNSRecord
 
 from tidegate_agent.trust import trusted
 from tidegate_core.errors import TidegateError
-from tidegate_proxy.authority import PROBE_HOST
+from tidegate_proxy.interception.authority import PROBE_HOST
 
 PROBE_ADDRESS = "127.0.0.74"
 TIMEOUT_S = 2.0

@@ -24,9 +24,9 @@ from tidegate_agent.status import (
 )
 from tidegate_agent.steering import Steering
 from tidegate_agent.upstreams import upstreams_status
+from tidegate_proxy.storage.usage import Usage
 from tidegate_proxy.upstreams.credentials import Credentials
 from tidegate_proxy.upstreams.tiers import Tiers
-from tidegate_proxy.usage import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import TextIO
 import msgspec
 import structlog
 
-from tidegate_proxy.served import Moment, Served
+from tidegate_proxy.http.served import Moment, Served
 
 Fields = dict[str, str | int | float]
 

@@ -13,10 +13,10 @@ from aiohttp.abc import AbstractResolver
 
 from tidegate_agent.config import UpstreamConfig
 from tidegate_agent.status import UpstreamStatus
-from tidegate_proxy.direct import DirectUpstream
 from tidegate_proxy.upstreams.carrier import Carrier
 from tidegate_proxy.upstreams.central import CentralCarrier
 from tidegate_proxy.upstreams.connect import ConnectCarrier
+from tidegate_proxy.upstreams.direct import DirectUpstream
 from tidegate_proxy.upstreams.tier import Tier
 from tidegate_proxy.upstreams.tiers import Member, Tiers
 

@@ -13,12 +13,12 @@ import pytest
 
 from contract.small_disk import ext4_disk, fill, small_disk
 from tidegate_core.errors import StartRefused
-from tidegate_proxy.byte_range import Extent
-from tidegate_proxy.digest import Digest
-from tidegate_proxy.index import Index
-from tidegate_proxy.origin import OriginRefused
-from tidegate_proxy.store import DigestMismatch, Durability, Store
-from tidegate_proxy.tail import TAIL_BYTES
+from tidegate_proxy.fetching.origin import OriginRefused
+from tidegate_proxy.fetching.tail import TAIL_BYTES
+from tidegate_proxy.oci.byte_range import Extent
+from tidegate_proxy.oci.digest import Digest
+from tidegate_proxy.storage.index import Index
+from tidegate_proxy.storage.store import DigestMismatch, Durability, Store
 from unit.proxy.memory_origin import MemoryOrigin
 from unit.proxy.place import Place
 from unit.proxy.reader import Reader, until

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tidegate_proxy.authority import Authority
+from tidegate_proxy.interception.authority import Authority
 
 BOUND = {
     "ssl": "/etc/ssl",

@@ -33,8 +33,6 @@ from tidegate_agent.upstreams import open_upstreams
 from tidegate_core import log as logging
 from tidegate_core.errors import StartRefused
 from tidegate_core.notify import Notifier
-from tidegate_proxy.addressing import BySite
-from tidegate_proxy.authority import PROBE_HOST, Authority
 from tidegate_proxy.central import connect_front, mirror_door
 from tidegate_proxy.central.accepting import Door
 from tidegate_proxy.central.access import Access
@@ -45,17 +43,19 @@ from tidegate_proxy.central.mirror_tls import ClientCa, GivenCertificate, OwnCer
 from tidegate_proxy.central.namespace import ByNamespace
 from tidegate_proxy.central.tunnel import Dial, dial, dial_through
 from tidegate_proxy.central.via import Guarded, Marked
-from tidegate_proxy.crash_journal import CrashJournal
-from tidegate_proxy.direct import NameResolver
 from tidegate_proxy.endpoint import Endpoint
-from tidegate_proxy.filling import FetchEnded
-from tidegate_proxy.http_server import HttpServer
-from tidegate_proxy.interceptor import Arrival
-from tidegate_proxy.leaf import Leaves
-from tidegate_proxy.pull_through import PullThroughCache
-from tidegate_proxy.served import Tally
+from tidegate_proxy.fetching.filling import FetchEnded
+from tidegate_proxy.http.addressing import BySite
+from tidegate_proxy.http.crash_journal import CrashJournal
+from tidegate_proxy.http.http_server import HttpServer
+from tidegate_proxy.http.served import Tally
+from tidegate_proxy.interception.authority import PROBE_HOST, Authority
+from tidegate_proxy.interception.interceptor import Arrival
+from tidegate_proxy.interception.leaf import Leaves
+from tidegate_proxy.registry.pull_through import PullThroughCache
 from tidegate_proxy.site import Registries, Registry
 from tidegate_proxy.upstreams.credentials import Login
+from tidegate_proxy.upstreams.direct import NameResolver
 
 DRAIN_S = 30.0
 _BEAT_S = 1.0

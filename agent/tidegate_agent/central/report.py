@@ -14,9 +14,9 @@ from tidegate_agent.metrics import Gauges
 from tidegate_agent.status import CacheStatus
 from tidegate_agent.upstreams import upstreams_status
 from tidegate_proxy.central.accepting import Door
+from tidegate_proxy.storage.usage import Usage
 from tidegate_proxy.upstreams.credentials import Credentials
 from tidegate_proxy.upstreams.tiers import Tiers
-from tidegate_proxy.usage import Usage
 
 
 @dataclass(kw_only=True)

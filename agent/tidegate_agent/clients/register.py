@@ -21,7 +21,7 @@ from tidegate_agent.clients.process import Process, Processes
 from tidegate_agent.clients.sock_diag import SockDiag, SocketFacts
 from tidegate_agent.clients.verdict import RUNTIMES, Reason, doubtful, is_stale, what_to_type
 from tidegate_proxy.endpoint import Endpoint
-from tidegate_proxy.interceptor import Arrival, distrusts
+from tidegate_proxy.interception.interceptor import Arrival, distrusts
 
 DISTRUST_KEPT = timedelta(hours=24)
 _HANDSHAKES = 4096

@@ -95,7 +95,7 @@ def status(config: AgentConfig, *, root: Path) -> TrustState:
 
 def _authority_certificate(config: AgentConfig, anchor: Anchor, *, root: Path, now: datetime) -> bytes:
     """Of the authority that is there, or made now: by whom the state directory belongs to."""
-    from tidegate_proxy.authority import Authority
+    from tidegate_proxy.interception.authority import Authority
 
     machine_id = (content(below(root, "/etc/machine-id")) or b"").decode(errors="replace").strip()
     with as_owner_of(below(root, config.state_dir)):

@@ -24,11 +24,11 @@ from tidegate_proxy.central.request_head import (
 from tidegate_proxy.central.terminated import terminate
 from tidegate_proxy.central.tunnel import Dial, NotTunnelled
 from tidegate_proxy.central.via import passed_by
-from tidegate_proxy.client_hello import ClientHello, NotTls
 from tidegate_proxy.endpoint import Endpoint
-from tidegate_proxy.interceptor import Arrival, distrusts
-from tidegate_proxy.peek import Unheard, peek_hello
-from tidegate_proxy.splice import CHUNK_BYTES, splice
+from tidegate_proxy.interception.client_hello import ClientHello, NotTls
+from tidegate_proxy.interception.interceptor import Arrival, distrusts
+from tidegate_proxy.interception.peek import Unheard, peek_hello
+from tidegate_proxy.interception.splice import CHUNK_BYTES, splice
 
 OUTCOMES = (
     ("intercepted", "registry"),

@@ -6,11 +6,11 @@ its own sends them with each request, and then they count (docs/hosts.md; DESIGN
 
 from multidict import CIMultiDict
 
-from tidegate_proxy.answer import Answer, Cache, Incoming
 from tidegate_proxy.central.namespace import refusal
-from tidegate_proxy.hot_manifests import ReadyAnswer
-from tidegate_proxy.http_server import Service
-from tidegate_proxy.oci_error import OciError
+from tidegate_proxy.http.http_server import Service
+from tidegate_proxy.oci.oci_error import OciError
+from tidegate_proxy.registry.answer import Answer, Cache, Incoming
+from tidegate_proxy.registry.hot_manifests import ReadyAnswer
 from tidegate_proxy.site import Site
 
 _PONG = (("Content-Type", "application/json"), ("Docker-Distribution-Api-Version", "registry/2.0"))

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from tidegate_proxy.central.accepting import endpoint_of
 from tidegate_proxy.central.access import Access
 from tidegate_proxy.central.terminated import terminate
-from tidegate_proxy.client_hello import ClientHello
 from tidegate_proxy.endpoint import Endpoint
-from tidegate_proxy.interceptor import Arrival, distrusts
-from tidegate_proxy.peek import peek_hello
-from tidegate_proxy.splice import reset
+from tidegate_proxy.interception.client_hello import ClientHello
+from tidegate_proxy.interception.interceptor import Arrival, distrusts
+from tidegate_proxy.interception.peek import peek_hello
+from tidegate_proxy.interception.splice import reset
 
 OUTCOMES = (
     ("mirror", "tls"),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tidegate_core.errors import StartRefused
-from tidegate_proxy.leaf import Leaves, server_context
+from tidegate_proxy.interception.leaf import Leaves, server_context
 
 
 class ClientCa:

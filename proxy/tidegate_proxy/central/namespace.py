@@ -9,9 +9,9 @@ from urllib.parse import unquote
 
 from multidict import CIMultiDict
 
-from tidegate_proxy.addressing import Addressed
-from tidegate_proxy.answer import Answer
-from tidegate_proxy.oci_error import OciError
+from tidegate_proxy.http.addressing import Addressed
+from tidegate_proxy.oci.oci_error import OciError
+from tidegate_proxy.registry.answer import Answer
 from tidegate_proxy.site import DOCKER_HUB, Registries
 
 _PARAMETER = "ns"

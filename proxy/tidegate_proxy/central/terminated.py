@@ -5,7 +5,7 @@ import socket
 import ssl
 from collections.abc import Callable
 
-from tidegate_proxy.intercepted import Intercepted
+from tidegate_proxy.interception.intercepted import Intercepted
 
 _HANDSHAKE_TIMEOUT_S = 10.0
 

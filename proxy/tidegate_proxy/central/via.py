@@ -9,13 +9,13 @@ from contextvars import ContextVar
 
 from multidict import CIMultiDict
 
-from tidegate_proxy.answer import Answer, Incoming
 from tidegate_proxy.central.namespace import refusal
-from tidegate_proxy.hot_manifests import ReadyAnswer
-from tidegate_proxy.http_server import Service
-from tidegate_proxy.oci_error import OciError
+from tidegate_proxy.http.http_server import Service
+from tidegate_proxy.oci.oci_error import OciError
+from tidegate_proxy.registry.answer import Answer, Incoming
+from tidegate_proxy.registry.hot_manifests import ReadyAnswer
 from tidegate_proxy.site import Site
-from tidegate_proxy.upstream import Upstream, UpstreamResponse
+from tidegate_proxy.upstreams.upstream import Upstream, UpstreamResponse
 
 LOOP_DETECTED = 508  # RFC 5842, 7.2
 

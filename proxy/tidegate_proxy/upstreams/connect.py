@@ -16,10 +16,10 @@ from multidict import CIMultiDict
 
 from tidegate_core.errors import TidegateError
 from tidegate_proxy.site import Site
-from tidegate_proxy.upstream import FAILING
 from tidegate_proxy.upstreams.exchange import Exchange, HttpResponse
 from tidegate_proxy.upstreams.tier_trust import CA_LIMIT_BYTES, ConnectTrust, certificates_in
 from tidegate_proxy.upstreams.tier_url import TierUrl
+from tidegate_proxy.upstreams.upstream import FAILING
 
 
 class ConnectCarrier:

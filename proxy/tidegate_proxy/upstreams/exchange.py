@@ -17,8 +17,8 @@ from aiohttp.abc import AbstractResolver
 from multidict import CIMultiDict
 from yarl import URL
 
-from tidegate_proxy.upstream import UpstreamBroken
 from tidegate_proxy.upstreams.tier_url import TierUrl
+from tidegate_proxy.upstreams.upstream import UpstreamBroken
 
 FAILURES = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
 """What `Exchange.send` raises when there is no answer."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlencode, urlsplit
 
-from tidegate_proxy.challenge import Challenge
+from tidegate_proxy.oci.challenge import Challenge
 from tidegate_proxy.site import Site
 
 # Domains below which strangers get names of their own: two of them are no relatives.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Protocol, TypeVar
 
-from tidegate_proxy.request_path import (
+from tidegate_proxy.oci.request_path import (
     Blob,
     ManifestByDigest,
     ManifestByTag,

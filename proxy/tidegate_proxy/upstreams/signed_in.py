@@ -11,11 +11,10 @@ from contextlib import AsyncExitStack
 
 from multidict import CIMultiDict
 
-from tidegate_proxy.challenge import Challenge
-from tidegate_proxy.reference import Repository
+from tidegate_proxy.oci.challenge import Challenge
+from tidegate_proxy.oci.reference import Repository
 from tidegate_proxy.single_flight import SingleFlight
 from tidegate_proxy.site import Site
-from tidegate_proxy.upstream import Upstream, UpstreamResponse, UpstreamUnreachable
 from tidegate_proxy.upstreams.credentials import Credential, Credentials, Unusable
 from tidegate_proxy.upstreams.realm import TokenService, token_service
 from tidegate_proxy.upstreams.tokens import (
@@ -27,6 +26,7 @@ from tidegate_proxy.upstreams.tokens import (
     challenges_of,
     scheme_of,
 )
+from tidegate_proxy.upstreams.upstream import Upstream, UpstreamResponse, UpstreamUnreachable
 
 REFUSAL_BELIEVED_FOR_S = 60.0
 _MAX_REFUSALS = 4096

@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Mapping
 import aiohttp
 
 from tidegate_core.errors import TidegateError
-from tidegate_proxy.darkness import EVERY_S, Darkness
 from tidegate_proxy.site import Site
-from tidegate_proxy.upstream import UpstreamUnreachable
 from tidegate_proxy.upstreams.carrier import Carrier
+from tidegate_proxy.upstreams.darkness import EVERY_S, Darkness
 from tidegate_proxy.upstreams.exchange import FAILURES, ElsewhereUnreachable, HttpResponse, said
 from tidegate_proxy.upstreams.tier_trust import words_of
+from tidegate_proxy.upstreams.upstream import UpstreamUnreachable
 
 LOOK_TIMEOUT_S = 2.0
 LONGEST_PAUSE_S = 30.0

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from tidegate_proxy.filling import FetchEnded
+from tidegate_proxy.fetching.filling import FetchEnded
 from tidegate_proxy.site import Site
-from tidegate_proxy.upstream import UpstreamResponse, UpstreamUnreachable
 from tidegate_proxy.upstreams.route import Errand, errand, route
+from tidegate_proxy.upstreams.upstream import UpstreamResponse, UpstreamUnreachable
 
 TIER_PATIENCE_S = 3.0
 DOUBTED_FOR_S = 600.0

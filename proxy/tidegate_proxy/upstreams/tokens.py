@@ -13,9 +13,15 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from tidegate_proxy.challenge import Challenge, parse_challenges
-from tidegate_proxy.upstream import FAILING, Upstream, UpstreamBroken, UpstreamResponse, UpstreamUnreachable
+from tidegate_proxy.oci.challenge import Challenge, parse_challenges
 from tidegate_proxy.upstreams.realm import TokenService
+from tidegate_proxy.upstreams.upstream import (
+    FAILING,
+    Upstream,
+    UpstreamBroken,
+    UpstreamResponse,
+    UpstreamUnreachable,
+)
 
 ANSWER_LIMIT_BYTES = 256 * 1024
 TOKEN_LIMIT_CHARACTERS = 32 * 1024

@@ -22,7 +22,7 @@ from tidegate_agent.clients.process import Processes
 from tidegate_agent.clients.register import Clients
 from tidegate_agent.clients.sock_diag import SockDiag, SocketFacts
 from tidegate_proxy.endpoint import Endpoint
-from tidegate_proxy.interceptor import Arrival
+from tidegate_proxy.interception.interceptor import Arrival
 
 CLIENT = """
 import ctypes, socket, sys

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tidegate_proxy.authority import Authority
 from tidegate_proxy.central.accepting import Door
 from tidegate_proxy.central.access import Access
 from tidegate_proxy.central.connect_front import OUTCOMES, ConnectFront
 from tidegate_proxy.central.request_head import MAX_HEAD_BYTES
 from tidegate_proxy.central.request_head import Authority as Target
 from tidegate_proxy.central.tunnel import dial, dial_through
-from tidegate_proxy.interceptor import Arrival
-from tidegate_proxy.leaf import Leaves
+from tidegate_proxy.interception.authority import Authority
+from tidegate_proxy.interception.interceptor import Arrival
+from tidegate_proxy.interception.leaf import Leaves
 from tidegate_proxy.upstreams.tier_url import TierUrl
 
 REGISTRY = "ghcr.io"

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from aiohttp import web
 
-from tidegate_proxy.direct import DirectUpstream, NameResolver
 from tidegate_proxy.site import Site
+from tidegate_proxy.upstreams.direct import DirectUpstream, NameResolver
 
 Answering = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 

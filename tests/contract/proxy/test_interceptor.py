@@ -15,12 +15,12 @@ from typing import cast
 
 import pytest
 
-from tidegate_proxy.authority import PROBE_HOST, Authority
-from tidegate_proxy.client_hello import ClientHello
 from tidegate_proxy.endpoint import Endpoint
-from tidegate_proxy.interceptor import OUTCOMES, Arrival, Interceptor, distrusts
-from tidegate_proxy.leaf import Leaves
-from tidegate_proxy.peek import peek_hello
+from tidegate_proxy.interception.authority import PROBE_HOST, Authority
+from tidegate_proxy.interception.client_hello import ClientHello
+from tidegate_proxy.interception.interceptor import OUTCOMES, Arrival, Interceptor, distrusts
+from tidegate_proxy.interception.leaf import Leaves
+from tidegate_proxy.interception.peek import peek_hello
 
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 STEERED = "ghcr.io"

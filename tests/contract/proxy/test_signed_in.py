@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from tidegate_proxy.direct import DirectUpstream, NameResolver
-from tidegate_proxy.reference import Repository
+from tidegate_proxy.oci.reference import Repository
 from tidegate_proxy.site import Site
 from tidegate_proxy.upstreams.credentials import FIRST_PAUSE_S, Credential, Credentials, Login, Share
+from tidegate_proxy.upstreams.direct import DirectUpstream, NameResolver
 from tidegate_proxy.upstreams.secret import PasswordFile
 from tidegate_proxy.upstreams.signed_in import NotSignedIn, SignedIn
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tidegate_proxy.splice import CHUNK_BYTES, Spliced, splice
+from tidegate_proxy.interception.splice import CHUNK_BYTES, Spliced, splice
 
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 MIB = 1024 * 1024

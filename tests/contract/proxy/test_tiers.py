@@ -20,19 +20,19 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from contract.proxy.scripted_tier import Manner, ScriptedTier
 from lab.pki import Authority
-from tidegate_proxy.answer import Answer, Cache, Incoming
-from tidegate_proxy.digest import Digest
-from tidegate_proxy.direct import DirectUpstream, NameResolver
-from tidegate_proxy.pull_through import PullThroughCache
+from tidegate_proxy.oci.digest import Digest
+from tidegate_proxy.registry.answer import Answer, Cache, Incoming
+from tidegate_proxy.registry.pull_through import PullThroughCache
 from tidegate_proxy.site import Site
-from tidegate_proxy.store import DigestMismatch
-from tidegate_proxy.upstream import UpstreamUnreachable
+from tidegate_proxy.storage.store import DigestMismatch
 from tidegate_proxy.upstreams.central import CentralCarrier
 from tidegate_proxy.upstreams.connect import ConnectCarrier
+from tidegate_proxy.upstreams.direct import DirectUpstream, NameResolver
 from tidegate_proxy.upstreams.rendezvous import ranked
 from tidegate_proxy.upstreams.tier import Tier
 from tidegate_proxy.upstreams.tier_url import TierUrl
 from tidegate_proxy.upstreams.tiers import Member, Tiers
+from tidegate_proxy.upstreams.upstream import UpstreamUnreachable
 
 PATIENCE_S = 0.3
 HOST = "registry.test"

@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from tidegate_agent.activity import Activity
 from tidegate_agent.metrics import BUCKETS_S, Gauges, Metrics, RequestSeconds
-from tidegate_proxy.answer import Cache, Kind
-from tidegate_proxy.served import Served, Tally
+from tidegate_proxy.http.served import Served, Tally
+from tidegate_proxy.registry.answer import Cache, Kind
 from tidegate_proxy.site import Site
 
 GAUGES = Gauges(

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegate_agent.request_log import RequestLog
-from tidegate_proxy.answer import Cache, Kind
-from tidegate_proxy.served import Moment, Served
+from tidegate_proxy.http.served import Moment, Served
+from tidegate_proxy.registry.answer import Cache, Kind
 from tidegate_proxy.site import Site
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tidegate_agent.config import UpstreamConfig
 from tidegate_agent.upstreams import open_upstreams, upstreams_status
-from tidegate_proxy.direct import NameResolver
+from tidegate_proxy.upstreams.direct import NameResolver
 from tidegate_proxy.upstreams.tier_url import TierUrl
 from tidegate_proxy.upstreams.tiers import STATUSES, Tiers
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from tidegate_proxy.origin import OriginBroken, OriginRefused
+from tidegate_proxy.fetching.origin import OriginBroken, OriginRefused
 
 TRUTH = -1  # the size told is the size there is
 

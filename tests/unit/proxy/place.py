@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from tidegate_proxy.digest import Digest
-from tidegate_proxy.fetch import Fetches, FetchLimits
-from tidegate_proxy.filling import FetchEnded
-from tidegate_proxy.healing import Patience
-from tidegate_proxy.store import Durability, Store
+from tidegate_proxy.fetching.fetch import Fetches, FetchLimits
+from tidegate_proxy.fetching.filling import FetchEnded
+from tidegate_proxy.fetching.healing import Patience
+from tidegate_proxy.oci.digest import Digest
+from tidegate_proxy.storage.store import Durability, Store
 from unit.proxy.reader import until
 
 HASTY = Patience(attempts=3, first_pause_s=0.001, longest_pause_s=0.002, answer_s=5, silence_s=5)

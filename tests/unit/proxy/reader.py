@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 
-from tidegate_proxy.byte_range import Extent
-from tidegate_proxy.transfer import Transfer
+from tidegate_proxy.fetching.transfer import Transfer
+from tidegate_proxy.oci.byte_range import Extent
 
 
 class Reader:

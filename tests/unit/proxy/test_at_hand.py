@@ -8,13 +8,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from tidegate_proxy.addressing import BySite
-from tidegate_proxy.answer import Answer, Cache, Kind
-from tidegate_proxy.at_hand import AtHand
-from tidegate_proxy.crash_journal import CrashJournal, name_of
-from tidegate_proxy.digest import Digest
-from tidegate_proxy.hot_manifests import HotManifests, ReadyAnswer
-from tidegate_proxy.served import Moment, Tally
+from tidegate_proxy.http.addressing import BySite
+from tidegate_proxy.http.at_hand import AtHand
+from tidegate_proxy.http.crash_journal import CrashJournal, name_of
+from tidegate_proxy.http.served import Moment, Tally
+from tidegate_proxy.oci.digest import Digest
+from tidegate_proxy.registry.answer import Answer, Cache, Kind
+from tidegate_proxy.registry.hot_manifests import HotManifests, ReadyAnswer
 from tidegate_proxy.site import Site
 
 SITES = (

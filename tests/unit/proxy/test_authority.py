@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tidegate_core.errors import StartRefused, TidegateError
-from tidegate_proxy.authority import PROBE_HOST, Authority
-from tidegate_proxy.leaf import server_context
+from tidegate_proxy.interception.authority import PROBE_HOST, Authority
+from tidegate_proxy.interception.leaf import server_context
 
 _run = functools.partial(subprocess.run, check=False, capture_output=True, timeout=20)
 

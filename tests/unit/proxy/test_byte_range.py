@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate_proxy.byte_range import (
+from tidegate_proxy.oci.byte_range import (
     Closed,
     Extent,
     From,

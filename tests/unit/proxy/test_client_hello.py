@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate_proxy.client_hello import MAX_HELLO_BYTES, ClientHello, NeedMore, NotTls, parse_client_hello
+from tidegate_proxy.interception.client_hello import (
+    MAX_HELLO_BYTES,
+    ClientHello,
+    NeedMore,
+    NotTls,
+    parse_client_hello,
+)
 
 GREASE = 0x0A0A
 KEY_SHARE = 51

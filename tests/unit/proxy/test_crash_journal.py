@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tidegate_proxy.crash_journal import MEMORY_S, CrashJournal, name_of
+from tidegate_proxy.http.crash_journal import MEMORY_S, CrashJournal, name_of
 
 PULL = name_of("GET", "ghcr.io", "/v2/team/tool/manifests/1")
 OTHER = name_of("GET", "ghcr.io", "/v2/team/tool/manifests/2")
@@ -18,7 +18,7 @@ OTHER = name_of("GET", "ghcr.io", "/v2/team/tool/manifests/2")
 DYING = """
 import os, sys
 from pathlib import Path
-from tidegate_proxy.crash_journal import CrashJournal
+from tidegate_proxy.http.crash_journal import CrashJournal
 journal = CrashJournal(Path(sys.argv[1]), clock=lambda: float(sys.argv[2]))
 journal.open()
 slots = [journal.enter(name.encode()) for name in sys.argv[4:]]

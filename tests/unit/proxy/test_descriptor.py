@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate_proxy.descriptor import (
+from tidegate_proxy.oci.descriptor import (
     MAX_MANIFEST_BYTES,
     Descriptor,
     MalformedManifest,
     referenced_by,
     subject_of,
 )
-from tidegate_proxy.digest import Digest
+from tidegate_proxy.oci.digest import Digest
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"

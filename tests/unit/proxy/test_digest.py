@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate_proxy.digest import Digest, InvalidDigest, UnverifiableDigest
+from tidegate_proxy.oci.digest import Digest, InvalidDigest, UnverifiableDigest
 
 # As the image specification writes it, apart from how the module under test does.
 GRAMMAR = r"[a-z0-9]+([+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+"

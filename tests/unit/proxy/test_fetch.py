@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tidegate_proxy.byte_range import Extent
-from tidegate_proxy.digest import Digest
-from tidegate_proxy.healing import Patience
-from tidegate_proxy.origin import OriginBroken, OriginRefused, OriginUnreachable
-from tidegate_proxy.spool import SPOOL_BYTES
-from tidegate_proxy.store import DigestMismatch
-from tidegate_proxy.tail import TAIL_BYTES
+from tidegate_proxy.fetching.healing import Patience
+from tidegate_proxy.fetching.origin import OriginBroken, OriginRefused, OriginUnreachable
+from tidegate_proxy.fetching.spool import SPOOL_BYTES
+from tidegate_proxy.fetching.tail import TAIL_BYTES
+from tidegate_proxy.oci.byte_range import Extent
+from tidegate_proxy.oci.digest import Digest
+from tidegate_proxy.storage.store import DigestMismatch
 from unit.proxy.memory_origin import MemoryBody, MemoryOrigin
 from unit.proxy.place import HASTY, Place
 from unit.proxy.reader import Reader, until

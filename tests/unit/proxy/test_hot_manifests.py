@@ -1,8 +1,8 @@
 """The manifests used last, within a bound."""
 
-from tidegate_proxy.answer import Answer
-from tidegate_proxy.digest import Digest
-from tidegate_proxy.hot_manifests import LARGEST_BYTES, HotManifests
+from tidegate_proxy.oci.digest import Digest
+from tidegate_proxy.registry.answer import Answer
+from tidegate_proxy.registry.hot_manifests import LARGEST_BYTES, HotManifests
 
 DIGESTS = [Digest.of(bytes([number])) for number in range(4)]
 

@@ -3,14 +3,14 @@
 import asyncio
 from pathlib import Path
 
-from tidegate_proxy.addressing import BySite
-from tidegate_proxy.at_hand import AtHand
-from tidegate_proxy.crash_journal import CrashJournal
 from tidegate_proxy.endpoint import Endpoint
-from tidegate_proxy.hot_manifests import ReadyAnswer
-from tidegate_proxy.hot_path import HotConnection, HotConnections
-from tidegate_proxy.interceptor import Arrival
-from tidegate_proxy.served import Tally
+from tidegate_proxy.http.addressing import BySite
+from tidegate_proxy.http.at_hand import AtHand
+from tidegate_proxy.http.crash_journal import CrashJournal
+from tidegate_proxy.http.hot_path import HotConnection, HotConnections
+from tidegate_proxy.http.served import Tally
+from tidegate_proxy.interception.interceptor import Arrival
+from tidegate_proxy.registry.hot_manifests import ReadyAnswer
 from tidegate_proxy.site import Site
 
 ARRIVAL = Arrival(sni="quay.io", original=Endpoint.of("192.0.2.1", 443), peer=Endpoint.of("127.0.0.1", 1))

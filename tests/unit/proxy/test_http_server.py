@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 from multidict import CIMultiDict
 
-from tidegate_proxy.addressing import BySite
-from tidegate_proxy.answer import Answer, Cache, Incoming, Kind
-from tidegate_proxy.crash_journal import CrashedTwice, CrashJournal, name_of
-from tidegate_proxy.digest import Digest
 from tidegate_proxy.endpoint import Endpoint
-from tidegate_proxy.hot_manifests import ReadyAnswer
-from tidegate_proxy.http_server import HttpServer
-from tidegate_proxy.interceptor import Arrival
-from tidegate_proxy.served import Moment, Served, Tally
+from tidegate_proxy.http.addressing import BySite
+from tidegate_proxy.http.crash_journal import CrashedTwice, CrashJournal, name_of
+from tidegate_proxy.http.http_server import HttpServer
+from tidegate_proxy.http.served import Moment, Served, Tally
+from tidegate_proxy.interception.interceptor import Arrival
+from tidegate_proxy.oci.digest import Digest
+from tidegate_proxy.registry.answer import Answer, Cache, Incoming, Kind
+from tidegate_proxy.registry.hot_manifests import ReadyAnswer
 from tidegate_proxy.site import Site
-from tidegate_proxy.store import DigestMismatch
-from tidegate_proxy.upstream import UpstreamUnreachable
+from tidegate_proxy.storage.store import DigestMismatch
+from tidegate_proxy.upstreams.upstream import UpstreamUnreachable
 
 SITE = Site(registry="docker.io", host="registry-1.docker.io")
 HOST = "Host: registry-1.docker.io\r\n"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tidegate_proxy.descriptor import Descriptor
-from tidegate_proxy.digest import Digest
-from tidegate_proxy.index import Index, TagVariant
+from tidegate_proxy.oci.descriptor import Descriptor
+from tidegate_proxy.oci.digest import Digest
+from tidegate_proxy.storage.index import Index, TagVariant
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 A, B = Digest.of(b"a"), Digest.of(b"b")

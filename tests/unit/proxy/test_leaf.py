@@ -9,8 +9,8 @@ import pytest
 from cryptography import x509
 
 from tidegate_core.errors import TidegateError
-from tidegate_proxy.authority import Authority
-from tidegate_proxy.leaf import Leaves
+from tidegate_proxy.interception.authority import Authority
+from tidegate_proxy.interception.leaf import Leaves
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 

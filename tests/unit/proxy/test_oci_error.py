@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate_proxy.oci_error import STATUS, Code, OciError
-from tidegate_proxy.request_path import RequestRefused, parse_request
+from tidegate_proxy.oci.oci_error import STATUS, Code, OciError
+from tidegate_proxy.oci.request_path import RequestRefused, parse_request
 
 SPECIFIED = {
     "BLOB_UNKNOWN",

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate_proxy.plain_head import MAX_HEAD_BYTES, PlainHead, parse_plain_head
+from tidegate_proxy.http.plain_head import MAX_HEAD_BYTES, PlainHead, parse_plain_head
 
 PLAIN = b"GET /v2/x HTTP/1.1\r\nHost: ghcr.io\r\nAccept: a\r\nAccept: b\r\n\r\n"
 

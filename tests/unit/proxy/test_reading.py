@@ -3,8 +3,8 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from tidegate_proxy.byte_range import Extent
-from tidegate_proxy.reading import PIECE_BYTES, OpenFile, stream_file
+from tidegate_proxy.oci.byte_range import Extent
+from tidegate_proxy.storage.reading import PIECE_BYTES, OpenFile, stream_file
 
 
 async def test_a_file_on_a_memory_file_system_is_read_without_a_thread():

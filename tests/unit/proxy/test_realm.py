@@ -2,7 +2,7 @@
 
 import pytest
 
-from tidegate_proxy.challenge import Challenge
+from tidegate_proxy.oci.challenge import Challenge
 from tidegate_proxy.site import Site
 from tidegate_proxy.upstreams.realm import is_relative, may_have_password, token_service
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate_proxy.digest import Digest, InvalidDigest
-from tidegate_proxy.reference import InvalidRepository, InvalidTag, Repository, Tag, parse_reference
+from tidegate_proxy.oci.digest import Digest, InvalidDigest
+from tidegate_proxy.oci.reference import InvalidRepository, InvalidTag, Repository, Tag, parse_reference
 
 # As the distribution specification writes them, apart from how the module under test does.
 NAME = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*"

@@ -14,13 +14,13 @@ import pytest
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from tidegate_proxy.answer import Answer, Cache, Incoming
-from tidegate_proxy.digest import Digest
-from tidegate_proxy.direct import DirectUpstream, NameResolver
-from tidegate_proxy.pull_through import PullThroughCache
+from tidegate_proxy.oci.digest import Digest
+from tidegate_proxy.registry.answer import Answer, Cache, Incoming
+from tidegate_proxy.registry.pull_through import PullThroughCache
 from tidegate_proxy.site import Site
-from tidegate_proxy.store import DigestMismatch
-from tidegate_proxy.upstream import UpstreamUnreachable
+from tidegate_proxy.storage.store import DigestMismatch
+from tidegate_proxy.upstreams.direct import DirectUpstream, NameResolver
+from tidegate_proxy.upstreams.upstream import UpstreamUnreachable
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 LAYER = bytes(range(256)) * 1024

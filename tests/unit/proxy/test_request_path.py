@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tidegate_proxy.digest import Digest
-from tidegate_proxy.reference import Repository, Tag
-from tidegate_proxy.request_path import (
+from tidegate_proxy.oci.digest import Digest
+from tidegate_proxy.oci.reference import Repository, Tag
+from tidegate_proxy.oci.request_path import (
     Blob,
     ManifestByDigest,
     ManifestByTag,

@@ -4,8 +4,8 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from tidegate_proxy.answer import Cache, Kind
-from tidegate_proxy.served import Moment, Served, Tally
+from tidegate_proxy.http.served import Moment, Served, Tally
+from tidegate_proxy.registry.answer import Cache, Kind
 from tidegate_proxy.site import Site
 
 

@@ -15,15 +15,15 @@ import pytest
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from tidegate_proxy.anonymous import Anonymous
-from tidegate_proxy.answer import Answer, Cache, Incoming
-from tidegate_proxy.direct import DirectUpstream, NameResolver
-from tidegate_proxy.index import Index
-from tidegate_proxy.public import Readable, Right
-from tidegate_proxy.pull_through import PullThroughCache
-from tidegate_proxy.reference import Repository
+from tidegate_proxy.oci.reference import Repository
+from tidegate_proxy.registry.answer import Answer, Cache, Incoming
+from tidegate_proxy.registry.public import Readable, Right
+from tidegate_proxy.registry.pull_through import PullThroughCache
 from tidegate_proxy.site import Site
+from tidegate_proxy.storage.index import Index
+from tidegate_proxy.upstreams.anonymous import Anonymous
 from tidegate_proxy.upstreams.credentials import Credentials, Login, Share
+from tidegate_proxy.upstreams.direct import DirectUpstream, NameResolver
 from tidegate_proxy.upstreams.secret import GivenSecret, Secret
 from tidegate_proxy.upstreams.signed_in import SignedIn
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tidegate_core.errors import StartRefused
-from tidegate_proxy.byte_range import Extent
-from tidegate_proxy.digest import Digest
-from tidegate_proxy.reading import PIECE_BYTES, BodyBroken
-from tidegate_proxy.store import DigestMismatch, Store
+from tidegate_proxy.oci.byte_range import Extent
+from tidegate_proxy.oci.digest import Digest
+from tidegate_proxy.storage.reading import PIECE_BYTES, BodyBroken
+from tidegate_proxy.storage.store import DigestMismatch, Store
 
 MANIFEST = b'{"schemaVersion": 2}'
 BIG = random.Random(2).randbytes(2 * PIECE_BYTES + 5)

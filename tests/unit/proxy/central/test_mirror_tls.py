@@ -8,9 +8,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from tidegate_core.errors import StartRefused
-from tidegate_proxy.authority import Authority
 from tidegate_proxy.central.mirror_tls import ClientCa, GivenCertificate, OwnCertificate
-from tidegate_proxy.leaf import Leaves
+from tidegate_proxy.interception.authority import Authority
+from tidegate_proxy.interception.leaf import Leaves
 
 NAMES = ("central.example.org", "central")
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate_proxy.addressing import Addressed
-from tidegate_proxy.answer import Answer
 from tidegate_proxy.central.namespace import ByNamespace, without_namespace
+from tidegate_proxy.http.addressing import Addressed
+from tidegate_proxy.registry.answer import Answer
 from tidegate_proxy.site import Registries, Registry
 
 REGISTRIES = Registries(

@@ -1,0 +1,1 @@
+"""The vocabulary of the OCI distribution specification and of HTTP's content negotiation, as values; pure."""

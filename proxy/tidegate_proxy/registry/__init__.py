@@ -1,0 +1,1 @@
+"""What a registry request may be answered with: the store, an upstream, or the registry untouched."""

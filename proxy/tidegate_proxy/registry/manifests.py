@@ -1,0 +1,260 @@
+"""Manifests of public repositories: immutable by digest, revalidated by tag.
+
+A tag costs one HEAD at each use, which no registry counts as a pull (FEATURES C6); when the registry
+does not answer, or answers 429 or a server error, the last variant that the client accepts is served
+stale, up to `stale_max` (C7). What a registry sends is stored only when it hashes to the digest asked
+for, or to the one it claims.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from multidict import CIMultiDict
+
+from tidegate_proxy.headers import descriptive
+from tidegate_proxy.oci.accept import Accept
+from tidegate_proxy.oci.descriptor import MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor
+from tidegate_proxy.oci.digest import Digest, InvalidDigest
+from tidegate_proxy.oci.request_path import ManifestByDigest, ManifestByTag
+from tidegate_proxy.registry.answer import Answer, Cache, Incoming, Kind
+from tidegate_proxy.registry.hot_manifests import HotManifests, ReadyAnswer
+from tidegate_proxy.storage.index import Index, TagVariant
+from tidegate_proxy.storage.store import DigestMismatch, Store
+from tidegate_proxy.upstreams.requester import Requester
+from tidegate_proxy.upstreams.upstream import FAILING, UpstreamBroken, UpstreamResponse, UpstreamUnreachable
+
+_GONE = frozenset({404, 410})
+_MAX_ANNOUNCED = 1024
+_NOTED_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TagName:
+    """A tag and the media type in which it names something."""
+
+    registry: str
+    repository: str
+    tag: str
+    media_type: str
+
+
+class NotServed(Exception):
+    """The cache has no answer of its own: the registry's, untouched, is the right one."""
+
+
+class Manifests:
+    """Answers GET and HEAD of a manifest; raises NotServed, UpstreamUnreachable or UpstreamBroken."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        index: Index,
+        now: Callable[[], datetime],
+        stale_max: timedelta,
+        patience_s: float,
+        mismatched: Callable[[Digest], None],
+    ) -> None:
+        """`mismatched` is told when bytes came that have another digest than the one asked for."""
+        self._mismatched = mismatched
+        self._store = store
+        self._index = index
+        self._now = now
+        self._stale_max = stale_max
+        self._patience_s = patience_s
+        # Tags that a HEAD told of, by digests that are not stored yet. containerd asks HEAD by tag, then GET
+        # by digest: only then does the tag move, or a registry going dark in between would leave nothing.
+        self._announced: dict[Digest, _TagName] = {}
+        self._hot = HotManifests()
+
+    def at_hand(self, digest: Digest) -> ReadyAnswer | None:
+        """A manifest that is in memory, by its digest: a hit without any waiting.
+
+        Uses are noted once a second: eviction counts in days.
+        """
+        ready = self._hot.get(digest)
+        if ready is not None and (now := time.monotonic()) >= ready.noted + _NOTED_EVERY_S:
+            ready.noted = now
+            self._index.touch(digest, self._now())
+        return ready
+
+    async def by_digest(self, incoming: Incoming, request: ManifestByDigest, requester: Requester) -> Answer:
+        stored = await self._stored(incoming, request.digest, None, Cache.HIT)
+        if stored is not None:
+            return stored
+        if incoming.method == "HEAD":
+            raise NotServed
+        response = await requester.request("GET", incoming.target, _accept_of(incoming))
+        try:
+            return await self._kept(response, expected=request.digest)
+        except DigestMismatch:
+            # Nothing was sent yet: whoever else has it may have the right one.
+            self._mismatched(request.digest)
+            response = await requester.request("GET", incoming.target, _accept_of(incoming))
+            return await self._kept(response, expected=request.digest)
+
+    async def by_tag(self, incoming: Incoming, request: ManifestByTag, requester: Requester) -> Answer:
+        accept = Accept.parse(incoming.headers.getall("Accept", []))
+        variants = await self._index.tag_variants(
+            requester.site.registry, str(request.repository), str(request.tag)
+        )
+        known = [variant for variant in variants if accept.allows(variant.media_type)]
+        last_resort = await self._stale(incoming, known)
+        if last_resort is None:
+            if not variants and incoming.method == "GET":
+                return await self._downloaded(incoming, request, requester)
+            return await self._fresh(incoming, request, requester, patience_s=None)
+        if requester.upstream.dark(requester.site):
+            return last_resort
+        try:
+            return await self._fresh(incoming, request, requester, patience_s=self._patience_s)
+        except (UpstreamUnreachable, UpstreamBroken, _Failing):
+            return last_resort
+
+    async def _fresh(
+        self, incoming: Incoming, request: ManifestByTag, requester: Requester, patience_s: float | None
+    ) -> Answer:
+        """What the tag is now, by one HEAD, and the manifest from the store or by one GET."""
+        response = await requester.request(
+            "HEAD", incoming.target, _accept_of(incoming), patience_s=patience_s
+        )
+        await response.close()
+        digest = _claimed_digest(response)
+        if response.status in _GONE and await self._is_gone(incoming, requester):
+            await self._index.drop_tag(requester.site.registry, str(request.repository), str(request.tag))
+        if response.status in FAILING:
+            raise _Failing
+        if response.status != 200:
+            raise NotServed
+        if digest is not None:
+            media_type = response.headers.get("Content-Type", "")
+            tag = _tag_name(requester, request, media_type)
+            stored = await self._stored(incoming, digest, media_type, Cache.REVALIDATED)
+            if stored is not None:
+                await self._name(tag, digest)
+                return stored
+            self._announce(tag, digest)
+        if incoming.method == "HEAD":
+            return _head_answer(response)
+        return await self._downloaded(incoming, request, requester)
+
+    async def _is_gone(self, incoming: Incoming, requester: Requester) -> bool:
+        """Whether there is nothing of any media type: a 404 may be for want of one the client accepts."""
+        accept = {"Accept": ", ".join(MANIFEST_TYPES)}
+        response = await requester.request("HEAD", incoming.target, accept, patience_s=self._patience_s)
+        await response.close()
+        return response.status in _GONE
+
+    async def _downloaded(self, incoming: Incoming, request: ManifestByTag, requester: Requester) -> Answer:
+        response = await requester.request("GET", incoming.target, _accept_of(incoming))
+        answer = await self._kept(response, expected=_claimed_digest(response))
+        tag = _tag_name(requester, request, answer.headers["Content-Type"])
+        await self._name(tag, Digest.parse(answer.headers["Docker-Content-Digest"]))
+        return answer
+
+    async def _stale(self, incoming: Incoming, variants: Sequence[TagVariant]) -> Answer | None:
+        for variant in sorted(variants, key=lambda each: each.checked_at, reverse=True):
+            if self._now() - variant.checked_at > self._stale_max:
+                continue
+            answer = await self._stored(incoming, variant.digest, variant.media_type, Cache.STALE)
+            if answer is not None:
+                return answer
+        return None
+
+    async def _stored(
+        self, incoming: Incoming, digest: Digest, media_type: str | None, cache: Cache
+    ) -> Answer | None:
+        blob = self._store.blob(digest)
+        if blob is None:
+            return None
+        if media_type is None:
+            descriptor = await self._index.descriptor(digest)
+            if descriptor is None:
+                return None  # a blob that was never served as a manifest
+            media_type = descriptor.media_type
+        self._index.touch(digest, self._now())
+        headers = _describe(digest, media_type, blob.size_bytes)
+        with blob:
+            body = b"" if incoming.method == "HEAD" else await blob.content()
+        answer = Answer(status=200, headers=headers, body=body, cache=cache, kind=Kind.MANIFEST)
+        if incoming.method == "GET" and cache is Cache.HIT:
+            self._hot.put(digest, answer, body)
+        return answer
+
+    async def _kept(self, response: UpstreamResponse, *, expected: Digest | None) -> Answer:
+        """Read a manifest, verify it, store it.
+
+        Raises NotServed for anything else than a 200 with it, DigestMismatch for other bytes than expected.
+        """
+        try:
+            if response.status in FAILING:
+                raise _Failing
+            if response.status != 200 or response.headers.get("Content-Encoding"):
+                raise NotServed
+            manifest = await response.read(MAX_MANIFEST_BYTES)
+        finally:
+            await response.close()
+        if manifest is None:
+            raise NotServed
+        digest = expected or Digest.of(manifest)
+        media_type = response.headers.get("Content-Type", "application/octet-stream")
+        await self._store.put(digest, manifest)
+        await self._index.put_descriptor(
+            Descriptor(media_type=media_type, digest=digest, size_bytes=len(manifest))
+        )
+        announced = self._announced.pop(digest, None)
+        if announced is not None:
+            await self._name(announced, digest)
+        headers = _describe(digest, media_type, len(manifest))
+        return Answer(status=200, headers=headers, body=manifest, cache=Cache.MISS, kind=Kind.MANIFEST)
+
+    async def _name(self, tag: _TagName, digest: Digest) -> None:
+        variant = TagVariant(media_type=tag.media_type, digest=digest, checked_at=self._now())
+        await self._index.put_tag(tag.registry, tag.repository, tag.tag, variant)
+
+    def _announce(self, tag: _TagName, digest: Digest) -> None:
+        if len(self._announced) >= _MAX_ANNOUNCED:
+            del self._announced[next(iter(self._announced))]
+        self._announced[digest] = tag
+
+
+class _Failing(NotServed):
+    """The registry answers, but with 429 or a server error."""
+
+
+def _tag_name(requester: Requester, request: ManifestByTag, media_type: str) -> _TagName:
+    return _TagName(
+        registry=requester.site.registry,
+        repository=str(request.repository),
+        tag=str(request.tag),
+        media_type=media_type,
+    )
+
+
+def _accept_of(incoming: Incoming) -> CIMultiDict[str]:
+    return CIMultiDict(("Accept", value) for value in incoming.headers.getall("Accept", []))
+
+
+def _claimed_digest(response: UpstreamResponse) -> Digest | None:
+    try:
+        return Digest.parse(response.headers.get("Docker-Content-Digest", ""))
+    except InvalidDigest:
+        return None
+
+
+def _head_answer(response: UpstreamResponse) -> Answer:
+    return Answer(status=200, headers=descriptive(response.headers), cache=Cache.MISS, kind=Kind.MANIFEST)
+
+
+def _describe(digest: Digest, media_type: str, size_bytes: int) -> CIMultiDict[str]:
+    return CIMultiDict(
+        {
+            "Content-Type": media_type,
+            "Content-Length": str(size_bytes),
+            "Docker-Content-Digest": str(digest),
+            "ETag": f'"{digest}"',
+            "Docker-Distribution-Api-Version": "registry/2.0",
+        }
+    )

@@ -1,0 +1,176 @@
+"""Which repositories may be read by every client (I6): those of everyone, and those of a shared login.
+
+A repository is public when its registry answers an anonymous HEAD of something in it; it is shared when the
+registry answers one in the name of a login with `share = "node"`. Either is believed for an hour. While the
+registry is dark the last verdict stands, because nobody can be asked. What is neither is passed through and
+never cached.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from tidegate_proxy.oci.descriptor import MANIFEST_TYPES
+from tidegate_proxy.oci.reference import Repository
+from tidegate_proxy.single_flight import SingleFlight
+from tidegate_proxy.site import Site
+from tidegate_proxy.storage.index import Index
+from tidegate_proxy.upstreams.anonymous import Anonymous
+from tidegate_proxy.upstreams.credentials import Credentials
+from tidegate_proxy.upstreams.signed_in import NotSignedIn, SignedIn
+from tidegate_proxy.upstreams.upstream import FAILING, UpstreamBroken, UpstreamResponse, UpstreamUnreachable
+
+BELIEVED_FOR = timedelta(hours=1)
+REFUSAL_BELIEVED_FOR = timedelta(minutes=1)
+_REFUSED = frozenset({401, 403})
+_MAX_REFUSALS = 4096
+_LOOKING = {"Accept": ", ".join(MANIFEST_TYPES), "Accept-Encoding": "identity"}
+
+
+class Right(StrEnum):
+    """By what right every client may read a repository."""
+
+    PUBLIC = "public"
+    SHARED = "shared"
+
+
+Ask = Callable[[Site, Repository, str], Awaitable[UpstreamResponse]]
+
+
+class Verdicts:
+    """Tells whether a repository can be read in one name, asking its registry at most once an hour.
+
+    `login` says in whose name, in memory and index; empty for nobody's.
+    """
+
+    def __init__(
+        self,
+        *,
+        ask: Ask,
+        dark: Callable[[Site], bool],
+        index: Index,
+        now: Callable[[], datetime],
+        patience_s: float,
+    ) -> None:
+        """`ask` sends the HEAD; it raises UpstreamUnreachable, UpstreamBroken or NotSignedIn."""
+        self._ask_registry = ask
+        self._dark = dark
+        self._index = index
+        self._now = now
+        self._patience_s = patience_s
+        self._asking: SingleFlight[tuple[str, str, str], bool] = SingleFlight()
+        self._refused_at: dict[tuple[str, str, str], datetime] = {}
+
+    async def close(self) -> None:
+        """End what runs."""
+        await self._asking.close()
+
+    def known(self, site: Site, repository: Repository, login: str = "") -> bool:
+        """Whether it holds by what is in memory: False may also mean that somebody has to be asked."""
+        known_at = self._index.remembered_public(site.registry, str(repository), login)
+        return known_at is not None and timedelta(0) <= self._now() - known_at < BELIEVED_FOR
+
+    async def holds(self, site: Site, repository: Repository, target: str, login: str = "") -> bool:
+        """Whether the repository can be read; `target` is the path of something that should be in it."""
+        key = (site.registry, str(repository), login)
+        known_at = await self._index.public_checked_at(*key)
+        now = self._now()
+        if known_at is not None and timedelta(0) <= now - known_at < BELIEVED_FOR:
+            return True
+        if known_at is not None and self._dark(site):
+            return True
+        refused_at = self._refused_at.get(key)
+        if refused_at is not None and timedelta(0) <= now - refused_at < REFUSAL_BELIEVED_FOR:
+            return False
+        try:
+            return await self._asking.run(key, lambda: self._ask(key, site, repository, target))
+        except (UpstreamUnreachable, UpstreamBroken):
+            return known_at is not None
+
+    async def _ask(self, key: tuple[str, str, str], site: Site, repository: Repository, target: str) -> bool:
+        try:
+            # Bounded here and not by the upstream: that refuses who has an alternative at once where no name
+            # resolves, but who knows no verdict has none, and the resolver may be back already (I1).
+            async with asyncio.timeout(self._patience_s):
+                response = await self._ask_registry(site, repository, target)
+        except TimeoutError as error:
+            raise UpstreamBroken(f"{site.authority} does not answer in time") from error
+        except NotSignedIn as refusal:
+            if refusal.passing:
+                raise UpstreamBroken(str(refusal)) from refusal
+            await self._index.mark_private(*key)  # not remembered as refused: a new password is tried at once
+            return False
+        await response.close()
+        if response.status < 400:
+            registry, name, login = key
+            await self._index.mark_public(registry, name, self._now(), login)
+            self._refused_at.pop(key, None)
+            return True
+        if response.status in _REFUSED:
+            await self._index.mark_private(*key)
+            if len(self._refused_at) >= _MAX_REFUSALS:
+                self._refused_at.pop(next(iter(self._refused_at)))
+            self._refused_at[key] = self._now()
+        if response.status in FAILING:
+            raise UpstreamBroken(f"{site.authority} answers {response.status}")
+        return False
+
+
+class Readable:
+    """Tells which repositories every client may read, and by what right."""
+
+    def __init__(
+        self,
+        *,
+        anonymous: Anonymous,
+        signed_in: SignedIn,
+        credentials: Credentials,
+        index: Index,
+        now: Callable[[], datetime],
+        patience_s: float,
+    ) -> None:
+        self._credentials = credentials
+
+        async def ask_as_nobody(site: Site, repository: Repository, target: str) -> UpstreamResponse:
+            return await anonymous.request(site, repository, "HEAD", target, _LOOKING)
+
+        async def ask_signed_in(site: Site, repository: Repository, target: str) -> UpstreamResponse:
+            credential = credentials.shared(site)
+            if credential is None:
+                raise NotSignedIn("no login is shared")
+            return await signed_in.request(credential, site, repository, "HEAD", target, _LOOKING)
+
+        self._public = Verdicts(
+            ask=ask_as_nobody, dark=anonymous.dark, index=index, now=now, patience_s=patience_s
+        )
+        self._shared = Verdicts(
+            ask=ask_signed_in, dark=signed_in.dark, index=index, now=now, patience_s=patience_s
+        )
+
+    async def close(self) -> None:
+        """End what runs."""
+        await self._public.close()
+        await self._shared.close()
+
+    def known(self, site: Site, repository: Repository) -> bool:
+        """Whether every client may read it, by what is in memory; if not, somebody may have to be asked."""
+        if self._public.known(site, repository):
+            return True
+        credential = self._credentials.shared(site)
+        return credential is not None and self._shared.known(site, repository, credential.key)
+
+    async def by_everyone(self, site: Site, repository: Repository, target: str) -> Right | None:
+        """By what right every client may read it, if any; `target` is a path of something in it."""
+        if self._public.known(site, repository):
+            return Right.PUBLIC
+        credential = self._credentials.shared(site)
+        if credential is not None and self._shared.known(site, repository, credential.key):
+            return Right.SHARED
+        if await self._public.holds(site, repository, target):
+            return Right.PUBLIC
+        # Again: only now the registry may have said which token service is its own.
+        credential = self._credentials.shared(site)
+        if credential is not None and await self._shared.holds(site, repository, target, credential.key):
+            return Right.SHARED
+        return None

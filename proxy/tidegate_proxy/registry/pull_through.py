@@ -1,0 +1,106 @@
+"""The pull-through cache as one part: store, index, fetches and registry semantics over one upstream.
+
+It knows nothing of steering or TLS termination: a node's agent feeds it intercepted connections, a
+central tier its own listeners.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Self
+
+from tidegate_proxy.fetching.fetch import Fetches
+from tidegate_proxy.fetching.filling import FetchEnded
+from tidegate_proxy.registry.blobs import Blobs
+from tidegate_proxy.registry.manifests import Manifests
+from tidegate_proxy.registry.public import Readable
+from tidegate_proxy.registry.registry import RegistryService
+from tidegate_proxy.storage.index import Index
+from tidegate_proxy.storage.store import Durability, Store
+from tidegate_proxy.storage.usage import Usage
+from tidegate_proxy.upstreams.anonymous import Anonymous
+from tidegate_proxy.upstreams.credentials import Credentials
+from tidegate_proxy.upstreams.signed_in import SignedIn
+from tidegate_proxy.upstreams.upstream import Upstream
+
+PATIENCE_S = 2.0
+"""How long an upstream may keep a client waiting that can be served from the cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullThroughCache:
+    """What answers registry requests, and what it stands on."""
+
+    service: RegistryService
+    store: Store
+    index: Index
+    fetches: Fetches
+    usage: Usage
+
+    @classmethod
+    async def open(
+        cls,
+        parts: AsyncExitStack,
+        *,
+        state_dir: Path,
+        durability: Durability,
+        stale_max: timedelta,
+        upstream: Upstream,
+        fetch_ended: Callable[[FetchEnded], None],
+        say: Callable[[str], None],
+        credentials: Credentials | None = None,
+        pushes: bool = True,
+    ) -> Self:
+        """Everything open, to be closed by `parts`; raises StartRefused for an unusable state directory."""
+        store = Store.open(state_dir, durability=durability)
+        parts.callback(store.close)
+        counting = asyncio.create_task(store.run(store.count_usage), name="count stored blobs")
+        parts.push_async_callback(asyncio.wait, [counting])
+        index = Index.open(state_dir / "index.sqlite", say=say)
+        parts.push_async_callback(index.close)
+        credentials = credentials or Credentials(clock=time.monotonic)
+        anonymous = Anonymous(upstream, clock=time.monotonic, challenged=credentials.challenged)
+        parts.push_async_callback(anonymous.close)
+        signed_in = SignedIn(upstream, credentials, clock=time.monotonic)
+        parts.push_async_callback(signed_in.close)
+        readable = Readable(
+            anonymous=anonymous,
+            signed_in=signed_in,
+            credentials=credentials,
+            index=index,
+            now=_now,
+            patience_s=PATIENCE_S,
+        )
+        parts.push_async_callback(readable.close)
+        fetches = Fetches(store, observe=fetch_ended)
+        parts.push_async_callback(fetches.close)
+        service = RegistryService(
+            upstream=upstream,
+            anonymous=anonymous,
+            signed_in=signed_in,
+            credentials=credentials,
+            readable=readable,
+            manifests=Manifests(
+                store=store,
+                index=index,
+                now=_now,
+                stale_max=stale_max,
+                patience_s=PATIENCE_S,
+                mismatched=lambda digest: fetch_ended(
+                    FetchEnded(digest=digest, ending="mismatch", received_bytes=0)
+                ),
+            ),
+            blobs=Blobs(store=store, index=index, fetches=fetches, now=_now),
+            index=index,
+            patience_s=PATIENCE_S,
+            pushes=pushes,
+        )
+        return cls(service=service, store=store, index=index, fetches=fetches, usage=store.usage)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,321 @@
+"""What a registry request gets: the path is read once, then the cache or the registry answers.
+
+Reads of repositories that every client may read are answered from the store or fetched into it: public
+ones, and those of a shared login (`share = "node"`). Everything else passes through uncached, with the
+client's own Authorization; where that is not enough for a read, with the shared login's. While a registry
+is dark its ping is answered without a challenge, because nobody could log in, and such content is served
+without a token; never while the registry answers, or clients would stop sending credentials (DESIGN,
+section 6). The one exception is a registry with a shared login that turns clients without one away at the
+ping (decision 0019).
+"""
+
+import functools
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from typing import assert_never
+
+from multidict import CIMultiDict
+
+from tidegate_proxy.fetching.origin import OriginRefused, OriginUnreachable
+from tidegate_proxy.fetching.verified import verified
+from tidegate_proxy.headers import content_length, end_to_end
+from tidegate_proxy.oci.challenge import parse_challenges
+from tidegate_proxy.oci.digest import Digest
+from tidegate_proxy.oci.oci_error import OciError
+from tidegate_proxy.oci.reference import Repository
+from tidegate_proxy.oci.request_path import (
+    Blob,
+    ManifestByDigest,
+    ManifestByTag,
+    Other,
+    Ping,
+    Referrers,
+    Request,
+    RequestRefused,
+    TagsList,
+    Upload,
+    Write,
+    parse_request,
+)
+from tidegate_proxy.registry.answer import Answer, Cache, Incoming, Kind
+from tidegate_proxy.registry.blobs import Blobs
+from tidegate_proxy.registry.hot_manifests import ReadyAnswer
+from tidegate_proxy.registry.manifests import Manifests, NotServed
+from tidegate_proxy.registry.passthrough import as_answer, pass_through
+from tidegate_proxy.registry.public import Readable, Right
+from tidegate_proxy.site import Site
+from tidegate_proxy.storage.index import Index
+from tidegate_proxy.upstreams.anonymous import Anonymous
+from tidegate_proxy.upstreams.credentials import Credentials
+from tidegate_proxy.upstreams.realm import token_service
+from tidegate_proxy.upstreams.requester import Requester
+from tidegate_proxy.upstreams.signed_in import NotSignedIn, SignedIn
+from tidegate_proxy.upstreams.tokens import scheme_of
+from tidegate_proxy.upstreams.upstream import FAILING, Upstream, UpstreamUnreachable
+
+_REFUSED = frozenset({401, 403})
+_NO_PUSHES = OciError(
+    "UNSUPPORTED",
+    "pushes through this cache are switched off: push to the registry itself, or set [push] allow = true",
+)
+_PING_FIELDS = (("Content-Type", "application/json"), ("Docker-Distribution-Api-Version", "registry/2.0"))
+
+
+class RegistryService:
+    """Answers requests for the configured registries."""
+
+    def __init__(
+        self,
+        *,
+        upstream: Upstream,
+        anonymous: Anonymous,
+        signed_in: SignedIn,
+        credentials: Credentials,
+        readable: Readable,
+        manifests: Manifests,
+        blobs: Blobs,
+        index: Index,
+        patience_s: float,
+        pushes: bool = True,
+    ) -> None:
+        """Without `pushes`, whatever would change a repository is refused."""
+        self._upstream = upstream
+        self._anonymous = anonymous
+        self._signed_in = signed_in
+        self._credentials = credentials
+        self._readable = readable
+        self._manifests = manifests
+        self._blobs = blobs
+        self._index = index
+        self._patience_s = patience_s
+        self._pushes = pushes
+
+    async def answer(self, incoming: Incoming) -> Answer:
+        """The answer to one request; raises UpstreamUnreachable when nobody can give one."""
+        try:
+            request = parse_request(incoming.method, incoming.path, incoming.query)
+        except RequestRefused as refused:
+            return _refused(refused.error)
+        if self._is_forbidden(request):
+            return _refused(_NO_PUSHES)
+        match request:
+            case Ping():
+                return await self._ping(incoming)
+            case ManifestByTag() | ManifestByDigest() | Blob():
+                return await self._read(incoming, request)
+            case Write():
+                return await self._write(incoming, request)
+            case Referrers() | TagsList():
+                return await self._uncached(incoming, request.repository)
+            case Upload() | Other():
+                return await self.pass_through(incoming)
+            case _:
+                assert_never(request)
+
+    def at_hand(self, site: Site, method: str, target: str) -> ReadyAnswer | None:
+        """The answer to a plain GET or HEAD that nobody has to be asked for and no disk to be read."""
+        try:
+            request = _parsed(method, target)
+        except RequestRefused:
+            return None
+        if not isinstance(request, ManifestByDigest):
+            return None
+        if not self._readable.known(site, request.repository):
+            return None
+        return self._manifests.at_hand(request.digest)
+
+    async def pass_through(self, incoming: Incoming) -> Answer:
+        """The registry's own answer; bytes asked for by digest still end only when they match it (I2)."""
+        try:
+            request: Request | None = parse_request(incoming.method, incoming.path, incoming.query)
+        except Exception:  # noqa: BLE001 - refused or a bug of the parser: the registry's answer needs neither (I1)
+            request = None
+        if self._is_forbidden(request):
+            return _refused(_NO_PUSHES)
+        return _checked(
+            incoming, request, await pass_through(self._upstream, incoming, kind=_kind_of(request))
+        )
+
+    def _is_forbidden(self, request: Request | None) -> bool:
+        return not self._pushes and isinstance(request, Upload | Write)
+
+    async def _uncached(self, incoming: Incoming, repository: Repository) -> Answer:
+        """A read that is not for the cache: in the client's own name, or else in the shared login's."""
+        if self._credentials.shared(incoming.site) is None:
+            return await self.pass_through(incoming)
+        if "Authorization" not in incoming.headers:
+            return await self._signed_in_through(incoming, repository) or await self.pass_through(incoming)
+        own = await self.pass_through(incoming)
+        if own.status not in _REFUSED:
+            return own
+        shared = await self._signed_in_through(incoming, repository)
+        if shared is None:
+            return own
+        await _discard(own)
+        return shared
+
+    async def _signed_in_through(self, incoming: Incoming, repository: Repository) -> Answer | None:
+        """The registry's answer to the shared login; None when that is no better than any other."""
+        credential = self._credentials.shared(incoming.site)
+        if credential is None:
+            return None
+        request = parse_request(incoming.method, incoming.path, incoming.query)
+        headers = end_to_end(incoming.headers.items())
+        headers.popall("Expect", None)
+        try:
+            response = await self._signed_in.request(
+                credential, incoming.site, repository, incoming.method, incoming.target, headers
+            )
+        except NotSignedIn:
+            return None
+        if response.status == 429:
+            await response.close()
+            return None
+        return _checked(incoming, request, as_answer(response, _kind_of(request)))
+
+    async def _ping(self, incoming: Incoming) -> Answer:
+        registry = incoming.site.registry
+        credential = self._credentials.shared(incoming.site)
+        something_to_serve = await self._index.any_public(registry) or (
+            credential is not None and await self._index.any_public(registry, credential.key)
+        )
+        if not something_to_serve:
+            return await self._welcomed(incoming, await self.pass_through(incoming))
+        if self._upstream.dark(incoming.site):
+            return _dark_ping()
+        try:
+            answer = await pass_through(self._upstream, incoming, patience_s=self._patience_s)
+        except UpstreamUnreachable:
+            return _dark_ping()
+        return _dark_ping() if answer.status in FAILING else await self._welcomed(incoming, answer)
+
+    async def _welcomed(self, incoming: Incoming, answer: Answer) -> Answer:
+        """A ping's answer, without the challenge that a client could not meet and need not.
+
+        Where a login is shared nobody needs one, but clients must be able to pass what the ping asks of
+        them. Most token services give a token to anybody: then the challenge stays, and who has a login
+        of its own, for a push or for another repository, uses it. Where they are turned away, or are
+        asked for a password, the ping is answered 200; with a Basic challenge, by which containers/image
+        still uses a login when it has one.
+        """
+        if answer.status != 401 or "Authorization" in incoming.headers:
+            return answer
+        challenges = parse_challenges(answer.headers.getall("WWW-Authenticate", []))
+        bearer = scheme_of(challenges, "bearer")
+        service = token_service(incoming.site, bearer) if bearer is not None else None
+        if service is not None:
+            self._credentials.challenged(incoming.site, service)
+        if self._credentials.shared(incoming.site) is None:
+            return answer
+        if bearer is not None and await self._anonymous.gives_tokens(incoming.site, bearer):
+            return answer
+        await _discard(answer)
+        basic = scheme_of(challenges, "basic") if bearer is None else None
+        headers = CIMultiDict(_PING_FIELDS)
+        if basic is not None:
+            headers["WWW-Authenticate"] = str(basic)
+        return Answer(status=200, headers=headers, body=b"{}")
+
+    async def _read(self, incoming: Incoming, request: ManifestByTag | ManifestByDigest | Blob) -> Answer:
+        repository = request.repository
+        right = await self._readable.by_everyone(incoming.site, repository, incoming.path)
+        if right is None:
+            return await self._uncached(incoming, repository)
+        requester = Requester(
+            site=incoming.site,
+            repository=repository,
+            authorization=incoming.headers.get("Authorization"),
+            credential=self._credentials.of(incoming.site),
+            shared=right is Right.SHARED,
+            upstream=self._upstream,
+            anonymous=self._anonymous,
+            signed_in=self._signed_in,
+        )
+        try:
+            match request:
+                case ManifestByTag():
+                    return await self._manifests.by_tag(incoming, request, requester)
+                case ManifestByDigest():
+                    return await self._manifests.by_digest(incoming, request, requester)
+                case Blob():
+                    stored = self._blobs.stored(incoming, request.digest)
+                    if incoming.method == "HEAD":
+                        return await self._described(incoming, requester, stored)
+                    if stored is not None:
+                        return stored
+                    return await self._blobs.fetched(incoming, request, requester)
+                case _:
+                    assert_never(request)
+        except (NotServed, OriginRefused):
+            return await self._uncached(incoming, repository)
+        except OriginUnreachable as error:
+            step = error.next_step or "tidegate status"
+            raise UpstreamUnreachable(incoming.site, error.cause, next_step=step) from error
+
+    async def _described(self, incoming: Incoming, requester: Requester, stored: Answer | None) -> Answer:
+        """HEAD of a blob. Who pushes skips what is there already: that *this* repository has it, only the
+        registry knows; the store may hold it for another."""
+        if stored is None:
+            return await self._blobs.described(incoming, requester)
+        if self._upstream.dark(incoming.site):
+            return stored
+        try:
+            answer = await self._blobs.described(incoming, requester, patience_s=self._patience_s)
+        except (UpstreamUnreachable, OriginRefused):
+            return stored
+        return stored if answer.status in FAILING or answer.status == 200 else answer
+
+    async def _write(self, incoming: Incoming, request: Write) -> Answer:
+        answer = await self.pass_through(incoming)
+        if answer.status < 300 and isinstance(request.target, ManifestByTag):
+            target = request.target
+            await self._index.drop_tag(incoming.site.registry, str(target.repository), str(target.tag))
+        return answer
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(method: str, target: str) -> Request:
+    path, _, query = target.partition("?")
+    return parse_request(method, path, query)
+
+
+def _checked(incoming: Incoming, request: Request | None, answer: Answer) -> Answer:
+    """The same answer; bytes asked for by digest end only when they match it (I2)."""
+    digest = _digest_of(request)
+    whole = incoming.method == "GET" and answer.status == 200
+    coded = answer.headers.get("Content-Encoding", "identity").lower() != "identity"
+    if digest is None or not whole or coded or isinstance(answer.body, bytes):
+        return answer
+    return replace(answer, body=verified(answer.body, digest, content_length(answer.headers)))
+
+
+async def _discard(answer: Answer) -> None:
+    """Let go of an answer that nobody gets."""
+    if not isinstance(answer.body, bytes):
+        async for _ in answer.body:
+            break
+        if isinstance(answer.body, AsyncGenerator):
+            await answer.body.aclose()
+
+
+def _refused(error: OciError) -> Answer:
+    headers = CIMultiDict({"Content-Type": "application/json"})
+    return Answer(status=error.status, headers=headers, body=error.body())
+
+
+def _dark_ping() -> Answer:
+    return Answer(status=200, headers=CIMultiDict(_PING_FIELDS), body=b"{}", cache=Cache.STALE)
+
+
+def _kind_of(request: Request | None) -> Kind:
+    match request:
+        case ManifestByTag() | ManifestByDigest():
+            return Kind.MANIFEST
+        case Blob():
+            return Kind.BLOB
+        case _:
+            return Kind.OTHER
+
+
+def _digest_of(request: Request | None) -> Digest | None:
+    return request.digest if isinstance(request, ManifestByDigest | Blob) else None

@@ -1,0 +1,1 @@
+"""Verified blobs on disk by digest, and the index of what is known about them."""

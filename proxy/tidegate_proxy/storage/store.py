@@ -1,0 +1,219 @@
+"""The content-addressed store: verified blobs and manifests as files named by their digest.
+
+    <state>/blobs/sha256/ab/<hex>    verified, immutable, 0440
+    <state>/partial/<hex>            bytes on their way in
+
+Only a rename makes a blob visible, and only after its digest has matched. Failure policy: no trouble
+with the disk may fail a pull that could do without it. A blob that cannot be opened is a miss, one
+that cannot be written is not stored, and whoever has its bytes serves them; only at the start is an
+unusable directory refused, while somebody is there to read why.
+
+This module does not evict, does not resume what an earlier process left in `partial`, and knows
+neither tags nor media types: see the index.
+"""
+
+import asyncio
+import errno
+import itertools
+import os
+import re
+import stat
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, TypeVar
+from weakref import WeakValueDictionary
+
+from tidegate_core.errors import StartRefused
+from tidegate_proxy.oci.byte_range import Extent
+from tidegate_proxy.oci.digest import Digest
+from tidegate_proxy.storage.partial import PartialBlob, SyncFailed
+from tidegate_proxy.storage.reading import BodyBroken, OpenFile, read_piece, stream_file
+from tidegate_proxy.storage.usage import Usage
+
+Durability = Literal["fsync", "relaxed"]
+T = TypeVar("T")
+
+# `<hex>` of a fetch, `<hex>.<pid>.<number>` of a manifest that is put.
+_PARTIAL_NAME = re.compile(r"(?:[0-9a-f]{64}|[0-9a-f]{128})(?:\.\d+\.\d+)?")
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class DigestMismatch(BodyBroken):
+    """The bytes that came are not the ones the digest names; they are thrown away."""
+
+    def __init__(self, digest: Digest) -> None:
+        super().__init__(f"what came for {digest} has another digest")
+        self.digest = digest
+
+
+class StoredBlob:
+    """A verified blob, open for reading; its bytes stay readable even if it is evicted meanwhile."""
+
+    __slots__ = ("_executor", "_file", "digest", "size_bytes")
+
+    def __init__(self, digest: Digest, size_bytes: int, file: OpenFile, executor: ThreadPoolExecutor) -> None:
+        self.digest = digest
+        self.size_bytes = size_bytes
+        self._file: OpenFile | None = file
+        self._executor = executor
+
+    @property
+    def file(self) -> OpenFile:
+        """The open file; who needs it longer than this handle keeps a reference of its own."""
+        if self._file is None:
+            raise ValueError("the stored blob was closed")
+        return self._file
+
+    def stream(self, extent: Extent | None = None) -> AsyncIterator[memoryview]:
+        """The whole or an extent of it, in large pieces; raises BodyBroken when the disk fails."""
+        return stream_file(self.file, extent or Extent(0, self.size_bytes - 1), self._executor)
+
+    async def content(self) -> bytes:
+        """The whole in memory: for manifests, whose size the caller bounds."""
+        return b"".join([piece async for piece in self.stream()])
+
+    def close(self) -> None:
+        """Let go of the file; idempotent."""
+        self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Store:
+    """The blobs below one state directory."""
+
+    def __init__(self, state_dir: Path, *, durability: Durability) -> None:
+        self.durability = durability
+        self.usage = Usage()
+        self._blobs = state_dir / "blobs"
+        self._partials = state_dir / "partial"
+        self._numbers = itertools.count()
+        self._open: WeakValueDictionary[Digest, OpenFile] = WeakValueDictionary()
+        # Its own threads: a disk that hangs must not take the loop's default executor (look-ups) with it.
+        self._executor = ThreadPoolExecutor(max_workers=8, thread_name_prefix="store")
+
+    @classmethod
+    def open(cls, state_dir: Path, *, durability: Durability = "fsync") -> Self:
+        """Make the directories and discard partial leftovers; raise StartRefused when nothing can be written.
+
+        Blocks: call it before the loop serves. A disk that is merely full is no reason to refuse.
+        """
+        store = cls(state_dir, durability=durability)
+        try:
+            _make_directory(state_dir)
+            _make_directory(store._blobs)
+            _make_directory(store._partials)
+            store._discard_leftovers()
+            _check_writable(store._partials)
+        except OSError as error:
+            if error.errno not in _DISK_FULL:
+                raise StartRefused(
+                    f"the state directory {state_dir} cannot be written: {error.strerror or error}",
+                    next_step=f"sudo install -d -m 0750 -o $(id -un) {state_dir}, or set another state_dir",
+                ) from error
+        return store
+
+    def blob(self, digest: Digest) -> StoredBlob | None:
+        """The verified blob, a context manager, or None. Costs one open(2), or none while others read it."""
+        path = self._path(digest)
+        try:
+            file = self._open.get(digest)
+            if file is None:
+                file = OpenFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+            status = os.fstat(file.fd)
+        except OSError:
+            return None  # absent, or unreadable for whatever reason: a miss either way
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        self._open[digest] = file
+        return StoredBlob(digest, status.st_size, file, self._executor)
+
+    def partial(self, digest: Digest) -> PartialBlob:
+        """A new, empty file for the bytes of a blob; raises OSError. Blocks: see `run`.
+
+        Directories that somebody removed below the state directory are made again; the state directory
+        itself is not, lest a cache grow under a mount point whose file system has gone.
+        """
+        return self._create(digest, digest.encoded)
+
+    def publish(self, partial: PartialBlob) -> None:
+        """Make verified bytes a blob, and count it; raises as `PartialBlob.publish`. Blocks: see `run`."""
+        known = partial.published_before()
+        partial.publish()
+        if not known:
+            self.usage.published(partial.size_bytes())
+
+    def count_usage(self) -> None:
+        """Add what was stored by earlier processes to `usage`. Blocks: see `run`."""
+        self.usage.count(self._blobs)
+
+    async def put(self, digest: Digest, data: bytes) -> bool:
+        """Store a manifest that is in memory; False when the disk refused it. Raises DigestMismatch."""
+        hasher = digest.hasher()
+        hasher.update(data)
+        if hasher.hexdigest() != digest.encoded:
+            raise DigestMismatch(digest)
+        try:
+            await self.run(self._put, digest, data)
+        except (OSError, SyncFailed):
+            return False
+        return True
+
+    async def read(self, file: OpenFile, first: int, end: int) -> memoryview:
+        """A piece of an open file from `first`, at most to `end` (excluded); raises OSError."""
+        return await read_piece(file, first, end, self._executor)
+
+    async def run(self, function: Callable[..., T], *args: object) -> T:
+        """Call what may block in one of the store's threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
+
+    def close(self) -> None:
+        """End the threads once they are idle; blobs that are open stay readable from the page cache."""
+        self._executor.shutdown(wait=True)
+
+    def _put(self, digest: Digest, data: bytes) -> None:
+        # Under a name of its own: two may put the same digest at once, or a fetch of it may be running.
+        partial = self._create(digest, f"{digest.encoded}.{os.getpid()}.{next(self._numbers)}")
+        try:
+            partial.write(0, data)
+            self.publish(partial)
+        except (OSError, SyncFailed):
+            partial.discard()
+            raise
+
+    def _create(self, digest: Digest, name: str) -> PartialBlob:
+        path, final, sync = self._partials / name, self._path(digest), self.durability == "fsync"
+        try:
+            return PartialBlob.create(path, final, sync=sync)
+        except FileNotFoundError:
+            _make_directory(self._partials)
+            return PartialBlob.create(path, final, sync=sync)
+
+    def _path(self, digest: Digest) -> Path:
+        return self._blobs / digest.algorithm / digest.encoded[:2] / digest.encoded
+
+    def _discard_leftovers(self) -> None:
+        with os.scandir(self._partials) as entries:
+            for entry in entries:
+                if _PARTIAL_NAME.fullmatch(entry.name):
+                    with suppress(OSError):
+                        Path(entry.path).unlink()
+
+
+def _make_directory(path: Path) -> None:
+    path.mkdir(mode=0o750, exist_ok=True)
+
+
+def _check_writable(directory: Path) -> None:
+    probe = directory / ".probe"
+    probe.write_bytes(b"writable?")
+    probe.unlink()
