@@ -107,7 +107,7 @@ def main() -> None:
     config.write_text(json.dumps(front_config(str(folder), PLANS)))
     children.append(subprocess.Popen([sys.executable, "-m", "lab.front", config]))
     for port in (*(plan.port for plan in PLANS), 443):
-        until(lambda port=port: _listens(port), f"port {port} listens", within_s=120, every_s=0.2)  # type: ignore[misc]  # a default binds it
+        until(lambda port=port: _listens(port), f"port {port} listens", within_s=600, every_s=0.2)  # type: ignore[misc]  # a default binds it
     if not (folder / PUBLISHED).exists():
         publish(folder)
     _notify("READY=1")
