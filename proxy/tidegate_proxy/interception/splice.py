@@ -24,6 +24,8 @@ _OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
 )
+_RESET_WHEN_CLOSED = struct.pack("ii", 1, 0)  # struct linger, socket(7)
+_END_WHEN_CLOSED = struct.pack("ii", 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,9 @@ async def splice(client: socket.socket, origin: socket.socket, *, scratch: memor
         for sock in (client, origin):
             for level, option, value in _OPTIONS:
                 sock.setsockopt(level, option, value)
+            # Should this process be killed, the reset goes out at once: a FIN would wait behind what the peer
+            # has not taken yet, and by then nothing may translate its address any more.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_WHEN_CLOSED)
         upward.start()
         downward.start()
         clean = await ended
@@ -68,6 +73,7 @@ async def splice(client: socket.socket, origin: socket.socket, *, scratch: memor
         downward.stop()
         for sock in (client, origin):
             if clean:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _END_WHEN_CLOSED)
                 sock.close()
             else:
                 reset(sock)
@@ -77,7 +83,7 @@ async def splice(client: socket.socket, origin: socket.socket, *, scratch: memor
 def reset(sock: socket.socket) -> None:
     """Close with RST, so that the peer sees a failure and not an orderly end."""
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_WHEN_CLOSED)
     finally:
         sock.close()
 
