@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from lab import Agent, Host, Lab, Node, Registry
+from lab import Agent, Host, Lab, Node, Registry, until
 from lab.central import Central
 from lab.requirements import missing
 from vm.fleet import Fleet
@@ -98,6 +98,11 @@ def agent(node: Node, registry: Registry, central: Host) -> Agent:
         config = f'[[upstream]]\nkind = "central"\nurl = "{central.mirror}"\nca = "{CA}"\n'
     node.install_trust()
     agent = node.start_agent(config).wait_steering()
+    until(
+        lambda: all(each["healthy"] for each in agent.status()["upstreams"]),
+        "the tier is healthy",
+        within_s=60,
+    )
     registry.forget()
     return agent
 

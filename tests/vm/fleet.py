@@ -48,6 +48,7 @@ class Fleet(Lab):
     def __init__(self) -> None:
         super().__init__(nodes=0)
         self.times: dict[str, float] = {}
+        self._used = False
         self.machines: dict[str, Machine] = {}
 
     def _open(self) -> None:
@@ -74,6 +75,7 @@ class Fleet(Lab):
         else:
             self._set_up()
             self._keep(kept)
+            self._start_from_snapshots()
         signer = self._signer_of_the_internet()
         self.registry, self.quay = (
             Registry(self.internet, plan, {host: names[host] for host in plan.addresses}, signer)
@@ -200,19 +202,25 @@ class Fleet(Lab):
         began = time.monotonic()
         for machine in self.machines.values():
             machine.take(kept)
+        self._start_from_snapshots()
+        self._took("machines from snapshots", began)
+
+    def _start_from_snapshots(self) -> None:
+        for machine in self.machines.values():
+            machine.stop()
             machine.start(snapshot=SNAPSHOT)
         for machine in self.machines.values():
             machine.wait_answering()
-            machine.host.set_clock()
-        self._took("machines from snapshots", began)
+            machine.host.set_clock()  # it slept since the snapshot
 
     def reset(self) -> None:
         """Every machine as it was when it had been set up; resolver and registries as new."""
         self.resolver.reset()
         for registry in self._registries:
             registry.comes_back()  # its rules are of a time that is about to be forgotten
-        for machine in self.machines.values():
-            machine.restore()
+        if self._used:
+            self._start_from_snapshots()
+        self._used = True
         for registry in self._registries:
             registry.reset()
 
