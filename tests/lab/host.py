@@ -129,7 +129,9 @@ class Host:
         }
 
     def logs(self) -> dict[str, str]:
-        """What every process started by `spawn` wrote: name -> text."""
+        """What every process started by `spawn` wrote: name -> text. Nothing is left of a closed host's."""
+        if self._holder.poll() is not None:
+            return {}
         return {path.name: path.read_text(errors="replace") for path in sorted(self.path(LOGS).iterdir())}
 
     # Connections

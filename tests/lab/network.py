@@ -27,6 +27,7 @@ Address = IPv4Address | IPv6Address
 LAN_GATEWAYS: tuple[Interface, ...] = (IPv4Interface("10.77.0.1/24"), IPv6Interface("2001:db8:77::1/64"))
 WAN_GATEWAYS: tuple[Interface, ...] = (IPv4Interface("203.0.113.1/24"), IPv6Interface("2001:db8:cd::1/64"))
 BRIDGE = "lan0"
+BRIDGE_MAC = "52:54:00:54:47:f0"
 UPLINK = "eth0"  # the one interface a host has
 IFA_F_NODAD = 0x02
 
@@ -54,7 +55,11 @@ class Network:
         switch.run(["sh", "-ec", f"{route}; echo 1 > {ipv6}/keep_addr_on_down"]).or_raise()
         with _netlink(switch) as wire:
             _up(wire, "lo")
-            wire.link("add", ifname=BRIDGE, kind="bridge", br_forward_delay=0, br_stp_state=0)
+            # With an address of its own: else it has one of its ports', and when that one is unplugged every
+            # host knows the gateway by an address that is gone, for half a minute.
+            wire.link(
+                "add", ifname=BRIDGE, kind="bridge", address=BRIDGE_MAC, br_forward_delay=0, br_stp_state=0
+            )
             _address(wire, BRIDGE, LAN_GATEWAYS)
             _up(wire, BRIDGE)
 

@@ -98,13 +98,18 @@ def agent(node: Node, registry: Registry, central: Host) -> Agent:
         config = f'[[upstream]]\nkind = "central"\nurl = "{central.mirror}"\nca = "{CA}"\n'
     node.install_trust()
     agent = node.start_agent(config).wait_steering()
-    until(
-        lambda: all(each["healthy"] for each in agent.status()["upstreams"]),
-        "the tier is healthy",
-        within_s=60,
-    )
+    # A machine that goes on from a snapshot finds its neighbours silent for a moment.
+    until(lambda: settled(node, agent), "tier and registry are answered for", within_s=60)
     registry.forget()
     return agent
+
+
+def settled(node: Node, agent: Agent) -> bool:
+    """Whether the node has found its tier healthy, and its registry not dark: that one asks for a login."""
+    asked = node.run(
+        ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "https://registry-1.docker.io/v2/"]
+    )
+    return asked.stdout == "401" and all(each["healthy"] for each in agent.status()["upstreams"])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -19,12 +19,20 @@ from pathlib import Path
 from lab import Host, Lab, Registry, Resolver, until
 from lab.internet import PUBLISHED, make_identities, read_published
 from lab.lab import DOCKER_IO, NEIGHBOUR, QUAY_IO, RESOLVER
-from lab.network import LAN_GATEWAYS, WAN_GATEWAYS, Interface, Network, on_the_internet, on_the_lan
+from lab.network import (
+    LAN_GATEWAYS,
+    UPLINK,
+    WAN_GATEWAYS,
+    Interface,
+    Network,
+    on_the_internet,
+    on_the_lan,
+)
 from lab.pki import Identity
 from lab.token_service import Signer
 
 from . import cache
-from .machine import FOLDER, SNAPSHOT, Machine
+from .machine import FOLDER, SNAPSHOT, Machine, mac
 from .node import MachineNode
 from .remote import KEY, RemoteHost
 from .seed import Seed
@@ -118,6 +126,11 @@ class Fleet(Lab):
         self.network.plug_machine_into_wan("internet")
         self.network.plug_machine_into_lan("central")
         self.network.plug_machine_into_lan("node")
+        # Machines remember their neighbours' addresses over snapshots, and so into other runs.
+        for number, (host, interface) in enumerate(
+            ((self.switch, "internet"), (self.resolver.host, UPLINK)), start=0xF1
+        ):
+            host.run(["ip", "link", "set", interface, "address", mac(number)]).or_raise()
 
     # The first time
 
