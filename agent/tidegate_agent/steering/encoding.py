@@ -21,6 +21,16 @@ from tidegate_agent.steering.netlink import (
     text,
     u32,
 )
+from tidegate_agent.steering.observation import (
+    AtMost,
+    BeginsHello,
+    CameIn,
+    FromNetwork,
+    FromPort,
+    GoesOut,
+    Log,
+    Redirected,
+)
 from tidegate_agent.steering.question import CASE_MASK, NAME_OFFSET, AsksFor
 from tidegate_proxy.endpoint import Endpoint, IPAddress
 
@@ -31,10 +41,12 @@ TABLE_OWNER = 7
 
 _FLAG_OWNER = 0x2
 _SET_TIMEOUT = 0x10
-_HOOK_OUTPUT = 3
+_HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3}
 _ACCEPT, _GOTO, _RETURN = 1, -4, -5
 _META_NFPROTO, _META_L4PROTO, _META_MARK, _META_SKUID = 15, 16, 3, 10
+_META_IIFNAME, _META_OIFNAME, _IFNAME_BYTES = 6, 7, 16
 _CT_STATE, _CT_STATE_NEW = 0, 8
+_CT_STATUS, _CT_STATUS_DNAT = 2, 0x20
 _NETWORK, _TRANSPORT = 1, 2
 _REG_VERDICT, _REG_1, _REG_2, _REG32_01 = 0, 1, 2, 9
 _EQ, _NEQ = 0, 1
@@ -200,7 +212,7 @@ def _new_set(table: str, element_set: r.ElementSet, number: int) -> Message:
 def _new_chain(table: str, chain: r.Chain) -> Message:
     body = text(1, table) + text(3, chain.name)
     if chain.hook is not None:
-        body += nest(4, u32(1, _HOOK_OUTPUT), u32(2, chain.hook.priority))
+        body += nest(4, u32(1, _HOOKS[chain.hook.at]), u32(2, chain.hook.priority))
         body += u32(5, _ACCEPT) + text(7, chain.hook.type)
     kind = f" (type {chain.hook.type})" if chain.hook is not None else ""
     return Message(kind=_NEWCHAIN, flags=NLM_F_CREATE, body=body, doing=f"adding chain {chain.name}{kind}")
@@ -261,6 +273,42 @@ def _expressions(statement: r.Statement) -> bytes:
             return _rewrite(address, _DADDR, port, port_offset=2)
         case r.RewriteFrom(address=address, port=port):
             return _rewrite(address, _SADDR, port, port_offset=0)
+        case BeginsHello(tcp_header_words=words):
+            return (
+                _meta(_META_L4PROTO)
+                + _compare(bytes([_L4["tcp"]]))
+                + _load(_TRANSPORT, 12, 1)
+                + _mask(b"\xf0")
+                + _compare(bytes([words << 4]))
+                + _load(_TRANSPORT, 4 * words, 2)
+                + _compare(b"\x16\x03")
+                + _load(_TRANSPORT, 4 * words + 5, 1)
+                + _compare(b"\x01")
+            )
+        case AtMost(per_second=per_second, burst=burst):
+            return _expression("limit", _u64(1, per_second), _u64(2, 1), u32(3, burst), u32(4, 0))
+        case Log(group=group, prefix=prefix, copied_bytes=copied_bytes):
+            # The threshold: tell of each packet at once, while its socket can still be found.
+            wanted = attribute(1, struct.pack("!H", group)), text(2, prefix), u32(3, copied_bytes)
+            return _expression("log", *wanted, attribute(4, struct.pack("!H", 1)))
+        case CameIn(interface=interface):
+            return _meta(_META_IIFNAME) + _compare(interface.encode().ljust(_IFNAME_BYTES, b"\0"))
+        case GoesOut(interface=interface):
+            return _meta(_META_OIFNAME) + _compare(interface.encode().ljust(_IFNAME_BYTES, b"\0"))
+        case FromNetwork(network=network):
+            address, netmask = network.network_address, network.netmask
+            return (
+                _meta(_META_NFPROTO)
+                + _compare(bytes([_NFPROTO[network.version]]))
+                + _load(_NETWORK, _SADDR[network.version], len(address.packed))
+                + _mask(netmask.packed)
+                + _compare(address.packed)
+            )
+        case FromPort(l4=l4, port=port):
+            return _port(l4, 0, port)
+        case Redirected():
+            status = _expression("ct", u32(1, _REG_1), u32(2, _CT_STATUS))
+            return status + _mask(struct.pack("=I", _CT_STATUS_DNAT)) + _compare(bytes(4), operator=_NEQ)
         case _:
             assert_never(statement)
 
@@ -296,6 +344,10 @@ def _rewrite(address: IPAddress, offsets: dict[int, int], port: int, *, port_off
 
 def _expression(name: str, *data: bytes) -> bytes:
     return nest(1, text(1, name), nest(2, *data))
+
+
+def _u64(kind: int, value: int) -> bytes:
+    return attribute(kind, struct.pack("!Q", value))
 
 
 def _meta(key: int) -> bytes:

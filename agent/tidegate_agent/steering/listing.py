@@ -6,6 +6,16 @@ What they mean is `ruleset`'s business, and how the kernel is told them `encodin
 from collections.abc import Iterable
 from typing import assert_never
 
+from tidegate_agent.steering.observation import (
+    AtMost,
+    BeginsHello,
+    CameIn,
+    FromNetwork,
+    FromPort,
+    GoesOut,
+    Log,
+    Redirected,
+)
 from tidegate_agent.steering.question import CASE_MASK, NAME_OFFSET, AsksFor
 from tidegate_agent.steering.ruleset import (
     LEASE_SET,
@@ -32,6 +42,16 @@ from tidegate_agent.steering.ruleset import (
 )
 from tidegate_proxy.endpoint import IPAddress
 
+_PRIORITIES = {
+    ("output", -300): "raw",
+    ("output", 0): "filter",
+    ("output", 10): "filter + 10",
+    ("forward", 10): "filter + 10",
+    ("prerouting", -110): "dstnat - 10",
+    ("input", 110): "srcnat + 10",
+}
+"""As nft prints them."""
+
 
 def render(tables: Iterable[Table]) -> str:
     """The tables in nft syntax, line by line as `nft list ruleset` prints them."""
@@ -53,8 +73,8 @@ def _chain_text(chain: Chain) -> str:
     rules = "".join(f"\t\t{' '.join(map(statement_text, rule))}\n" for rule in chain.rules)
     hook = ""
     if chain.hook is not None:
-        priority = {-300: "raw", 0: "filter"}.get(chain.hook.priority, chain.hook.priority)
-        hook = f"\t\ttype {chain.hook.type} hook output priority {priority}; policy accept;\n"
+        priority = _PRIORITIES.get((chain.hook.at, chain.hook.priority), chain.hook.priority)
+        hook = f"\t\ttype {chain.hook.type} hook {chain.hook.at} priority {priority}; policy accept;\n"
     return f"\tchain {chain.name} {{\n{hook}{rules}\t}}\n"
 
 
@@ -97,6 +117,23 @@ def statement_text(statement: Statement) -> str:
             return f"{_family(address)} daddr set {address} udp dport set {port}"
         case RewriteFrom(address=address, port=port):
             return f"{_family(address)} saddr set {address} udp sport set {port}"
+        case BeginsHello(tcp_header_words=words):
+            record, kind = 32 * words, 32 * words + 40
+            return f"tcp doff {words} @th,{record},16 0x1603 @th,{kind},8 0x1"
+        case AtMost(per_second=per_second, burst=burst):
+            return f"limit rate {per_second}/second burst {burst} packets"
+        case Log(group=group, prefix=prefix, copied_bytes=copied_bytes):
+            return f'log prefix "{prefix}" group {group} snaplen {copied_bytes} queue-threshold 1'
+        case CameIn(interface=interface):
+            return f'iifname "{interface}"'
+        case GoesOut(interface=interface):
+            return f'oifname "{interface}"'
+        case FromNetwork(network=network):
+            return f"{'ip' if network.version == 4 else 'ip6'} saddr {network}"
+        case FromPort(l4=l4, port=port):
+            return f"{l4} sport {port}"
+        case Redirected():
+            return "ct status dnat"
         case _:
             assert_never(statement)
 

@@ -20,6 +20,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal, assert_never
 
 from tidegate_agent.steering.exemption import ByMark, ByUid, Exemption
+from tidegate_agent.steering.observation import Observation
 from tidegate_agent.steering.question import AsksFor, questions_of
 from tidegate_dns.zone import Zone
 from tidegate_proxy.endpoint import IPAddress
@@ -172,7 +173,7 @@ class RewriteFrom:
 
 
 Match = Marked | SentBy | LeaseHeld | NewFlow | To | From | ToPort | NotOver | NotToPort | ToMember | AsksFor
-Statement = Match | Return | Goto | NoTrack | Redirect | RewriteTo | RewriteFrom
+Statement = Match | Return | Goto | NoTrack | Redirect | RewriteTo | RewriteFrom | Observation
 Rule = tuple[Statement, ...]
 
 
@@ -187,10 +188,11 @@ class ElementSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputHook:
-    """Where a base chain sees this host's own traffic."""
+    """Where a base chain sees this host's own traffic, or another place of a packet's way."""
 
     type: Literal["nat", "route", "filter"]
     priority: int
+    at: Literal["prerouting", "input", "forward", "output"] = "output"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
