@@ -25,6 +25,9 @@ NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
 
 A, CNAME, SOA, SIG, AAAA, OPT, TSIG = 1, 5, 6, 24, 28, 41, 250
 IN = 1
+ANY = 255
+"""Any type, or any class, in a question (RFC 1035 sections 3.2.3 and 3.2.5)."""
+
 DO = 0x8000  # in the TTL field of OPT (RFC 6891 section 6.1.3)
 
 Section = Literal["answer", "authority", "additional"]

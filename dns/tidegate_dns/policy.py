@@ -14,6 +14,7 @@ from tidegate_dns.address import LearnedAddress
 from tidegate_dns.message import (
     AA,
     AAAA,
+    ANY,
     CD,
     DO,
     HEADER_LENGTH,
@@ -45,8 +46,17 @@ PROBE_NAME = "probe.tidegate.internal"
 PROBE_ADDRESS = IPv4Address("127.0.0.74")
 """Where the probe name leads, and the pseudo resolver that is asked for it."""
 
+SINKHOLE_TTL_S = 1
+"""Short, since an answer that outlives us leads nowhere."""
+
+UDP_SIZE = 1232
+"""What OPT records of ours announce: a datagram of that size is nowhere cut in pieces (DNS flag day 2020)."""
+
 MAX_FRESH_S = 86_400
 MAX_NEGATIVE_FRESH_S = 3_600
+
+_QNAME = 0xC000 | HEADER_LENGTH
+"""A pointer to the question's name (RFC 1035 section 4.1.4)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +122,12 @@ def decide(query: bytes, zone: Zone) -> Forward | Answer | Refuse:
         return Forward(steered=None)
     question, _ = read
     if question.qname == PROBE_NAME:
-        return Answer(message=_probe_answer(query, question))
+        return Answer(message=_own_answer(query, question, PROBE_ADDRESS, ttl_s=0))
+    if question.qclass not in (IN, ANY):
+        return Forward(steered=None)
+    sinkhole = zone.sinkhole(question.qname)
+    if sinkhole is not None:
+        return Answer(message=_own_answer(query, question, sinkhole, ttl_s=SINKHOLE_TTL_S))
     return Forward(steered=question if zone.covers(question.qname) else None)
 
 
@@ -176,30 +191,49 @@ def retold(answer: bytes, keepable: Keepable, query: bytes, *, over_udp: bool) -
 
 
 def servfail(query: bytes) -> bytes:
-    """A bare SERVFAIL to `query`, its question kept when it can be read."""
-    return _reply(query, SERVFAIL, answer=b"", authoritative=False)
+    """A SERVFAIL to `query`, its question kept when it can be read."""
+    return _reply(query, SERVFAIL)
 
 
 def refused(query: bytes) -> bytes:
-    """A bare REFUSED to `query`."""
-    return _reply(query, REFUSED, answer=b"", authoritative=False)
+    """A REFUSED to `query`, its question kept when it can be read."""
+    return _reply(query, REFUSED)
 
 
-def _reply(query: bytes, rcode: int, *, answer: bytes, authoritative: bool) -> bytes:
+def _reply(
+    query: bytes, rcode: int, *, answer: bytes = b"", authority: bytes = b"", authoritative: bool = False
+) -> bytes:
+    """An answer of our own, with at most one record in each section, and EDNS where the query has it."""
     read = parse_question(query)
     question = query[HEADER_LENGTH : read[1]] if read else b""
+    opt = _own_opt(query)
     flags = int.from_bytes(query[2:4], "big") & (OPCODE | RD | CD)
     flags |= QR | RA | rcode | (AA if authoritative else 0)
-    counts = struct.pack(">HHHH", bool(question), bool(answer), 0, 0)
-    return query[:2] + flags.to_bytes(2, "big") + counts + question + answer
+    counts = struct.pack(">HHHH", bool(question), bool(answer), bool(authority), bool(opt))
+    return query[:2] + flags.to_bytes(2, "big") + counts + question + answer + authority + opt
 
 
-def _probe_answer(query: bytes, question: Question) -> bytes:
-    """A 127.0.0.74 with a TTL of 0 for type A, NODATA for every other type."""
-    if question.qtype != A or question.qclass != IN:
-        return _reply(query, NOERROR, answer=b"", authoritative=True)
-    record = struct.pack(">HHHIH", 0xC000 | HEADER_LENGTH, A, IN, 0, 4) + PROBE_ADDRESS.packed
-    return _reply(query, NOERROR, answer=record, authoritative=True)
+def _own_opt(query: bytes) -> bytes:
+    """An OPT record of ours for a query that has one (RFC 6891 section 7), with its DO bit (RFC 3225)."""
+    message = parse_message(query)
+    opt = message.opt() if message else None
+    return b"" if opt is None else struct.pack(">BHHIH", 0, OPT, UDP_SIZE, opt.ttl & DO, 0)
+
+
+def _own_answer(query: bytes, question: Question, address: IPv4Address, *, ttl_s: int) -> bytes:
+    """The address for type A (and ANY, RFC 8482), NODATA for every other type.
+
+    NODATA comes with a SOA (RFC 2308 section 3), so that clients know how briefly they may keep it. HTTPS and
+    SVCB are among the others: no address hint or ECH of elsewhere leads past us.
+    """
+    if question.qtype in (A, ANY) and question.qclass in (IN, ANY):
+        record = struct.pack(">HHHIH", _QNAME, A, IN, ttl_s, 4) + address.packed
+        return _reply(query, NOERROR, answer=record, authoritative=True)
+    data = (
+        struct.pack(">H", _QNAME) + b"\6nobody\7invalid\0" + struct.pack(">5I", 1, 3600, 1200, 604800, ttl_s)
+    )
+    record = struct.pack(">HHHIH", _QNAME, SOA, IN, ttl_s, len(data)) + data
+    return _reply(query, NOERROR, authority=record, authoritative=True)
 
 
 def _addresses(answer: bytes, message: Message) -> tuple[LearnedAddress, ...]:

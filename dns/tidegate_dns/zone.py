@@ -1,13 +1,14 @@
 """The zone of steered names: exact host names, and `*.x` for exactly one label below x.
 
 Names compare without regard to case (RFC 4343). A wildcard here is not RFC 4592's: it never matches
-two labels and never the parent itself. The zone does not know ports or registries.
+two labels and never the parent itself. A pattern may have a sinkhole: an address of this host that is told
+for its names without asking a resolver. The zone does not know ports or registries.
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from ipaddress import ip_address
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, ip_address
 
 from tidegate_core.errors import UsageError
 
@@ -20,20 +21,26 @@ class Zone:
 
     exact_names: frozenset[str]
     wildcard_parents: frozenset[str]
+    sinkholes: Mapping[str, IPv4Address] = field(default_factory=dict, hash=False)
+    """Pattern -> the address told for its names; what is not in it is asked of the resolver and learned."""
 
     @classmethod
-    def of(cls, patterns: Iterable[str]) -> "Zone":
-        """From host patterns such as `ghcr.io` and `*.gcr.io`; raises UsageError for anything else."""
+    def of(cls, patterns: Iterable[str], sinkholes: Mapping[str, IPv4Address] | None = None) -> "Zone":
+        """From host patterns such as `ghcr.io` and `*.gcr.io`; raises UsageError for anything else.
+
+        The patterns of `sinkholes` belong to the zone, too.
+        """
         exact: set[str] = set()
         parents: set[str] = set()
-        for pattern in patterns:
+        told = {normal(pattern): address for pattern, address in (sinkholes or {}).items()}
+        for pattern in (*patterns, *told):
             name = normal(pattern)
             wildcard = name.startswith("*.")
             if wildcard:
                 name = name[2:]
             _check(name, pattern)
             (parents if wildcard else exact).add(name)
-        return cls(exact_names=frozenset(exact), wildcard_parents=frozenset(parents))
+        return cls(exact_names=frozenset(exact), wildcard_parents=frozenset(parents), sinkholes=told)
 
     def covers(self, qname: str) -> bool:
         """Whether a look-up of `qname` is one of a registry; any case, with or without the final dot."""
@@ -42,6 +49,15 @@ class Zone:
             return True
         label, dot, parent = name.partition(".")
         return bool(dot and label) and parent in self.wildcard_parents
+
+    def sinkhole(self, qname: str) -> IPv4Address | None:
+        """The address to tell for `qname`; None when its resolver is to be asked. Exact names go first."""
+        if not self.sinkholes:
+            return None
+        name = normal(qname)
+        if name in self.exact_names:
+            return self.sinkholes.get(name)
+        return self.sinkholes.get("*." + name.partition(".")[2])
 
 
 def normal(qname: str) -> str:
