@@ -13,6 +13,27 @@ files_of() {
         "$from/tidegate-trust.path" /etc/systemd/system/tidegate-trust.path
 }
 
+# make_folder DIR: what was not there is remembered, for script/uninstall: an empty folder may be the system's own.
+make_folder() {
+    local folder=$1 made=()
+    while [ -n "$folder" ] && [ ! -d "$folder" ]; do
+        made+=("$folder")
+        folder=${folder%/*}
+    done
+    mkdir -p "$1" || return 1
+    [ ${#made[@]} = 0 ] || printf '%s\n' "${made[@]}" >>"$opt/.made"
+}
+
+# remove_opt: with all versions, and the folders that were made, if nothing else is in them now.
+remove_opt() {
+    local made folder
+    made=$(cat "$opt/.made" 2>/dev/null)
+    rm -rf "$opt"
+    while read -r folder; do
+        [ ! -d "$folder" ] || rmdir --ignore-fail-on-non-empty "$folder"
+    done <<<"$made"
+}
+
 user_of() {
     case $1 in
     agent) printf 'tidegate\n' ;;
@@ -37,7 +58,7 @@ switch_to() {
 put_in_place() {
     local from target user state
     while read -r from target; do
-        mkdir -p "${target%/*}"
+        make_folder "${target%/*}" || return 1
         cmp -s "$from" "$target" || install -m 644 "$from" "$target" || return 1
     done < <(files_of "$1" "$2")
     user=$(user_of "$2")

@@ -528,7 +528,10 @@ def test_where_systemd_does_not_run_it_is_installed_to_start_at_the_boot(
     image = session_lab.add_node("image")
     try:
         copy_checkout(image, COPY)
-        before = image.changed_files().keys()
+        # An empty folder that is there is the system's; one that is not has to go again.
+        folders = ["/opt", "/etc/tmpfiles.d", "/etc/sysusers.d", "/usr/local/bin"]
+        image.run(["sh", "-ec", "rm -rf $3 $4; mkdir -p $1 $2", "sh", *folders]).or_raise()
+        before, there = image.changed_files().keys(), [image.path(each).exists() for each in folders]
         for role in ("central", "agent"):
             said = image.run([*INSTALL, "--role", role]).or_raise().stderr
             assert "it starts when this system boots" in said
@@ -538,6 +541,7 @@ def test_where_systemd_does_not_run_it_is_installed_to_start_at_the_boot(
         units = sorted(path.name for path in image.path("/etc/systemd/system").glob("tidegate-*"))
         image.run([UNINSTALL]).or_raise()
         left = image.changed_files().keys() - before
+        still_there = [image.path(each).exists() for each in folders]
     finally:
         session_lab.nodes.remove(image)
         image.close()
@@ -545,6 +549,7 @@ def test_where_systemd_does_not_run_it_is_installed_to_start_at_the_boot(
     assert (started, made) == ({}, [])
     assert enabled == [AGENT, "tidegate-central.service"]
     assert units == [AGENT, "tidegate-central.service", "tidegate-trust.path", TRUST]
+    assert there == still_there == [True, True, False, False]
     # Whiteouts aside, that is what the tools themselves leave: their backups and locks.
     assert {
         path for path in left if not re.search(r"/(passwd|group|g?shadow|sub[ug]id|\.pwd\.lock)-?$", path)
