@@ -32,10 +32,10 @@ from tidegate_agent.steering.encoding import (
 )
 from tidegate_agent.steering.exemption import DEFAULT_MARK, Exemption
 from tidegate_agent.steering.keeper import Keeper
+from tidegate_agent.steering.learned import Learned
 from tidegate_agent.steering.listing import render
 from tidegate_agent.steering.netlink import Message, NetlinkError, NftSocket, attributes, pid_of_port
 from tidegate_agent.steering.ruleset import (
-    MAX_ENDPOINTS,
     TABLE,
     Plan,
     keeper_table,
@@ -46,7 +46,6 @@ from tidegate_dns.zone import Zone
 from tidegate_proxy.endpoint import Endpoint, IPAddress
 
 _SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h, and IP6T_SO_ORIGINAL_DST
-_LINGER_S = 5.0  # the kernel's clock and ours may disagree about what has timed out
 _RUN_AS_ROOT = "Run it as root, or give it CAP_NET_ADMIN (systemd: AmbientCapabilities=CAP_NET_ADMIN)."
 
 
@@ -68,14 +67,12 @@ class NftSteering:
         self._plan = Plan(port=port, exemption=exemption, dns_tcp_direct_uids=tcp_dns_direct_uids())
         self._keeper = keeper
         self._lease_s = lease_s
-        self._clock = clock
         self._nft: NftSocket | None = None
         self._routes: Routes | None = None
         self._opened = False
         self._withdrawn = False
         self._active = False
-        self._expiry: dict[Endpoint, float] = {}
-        self._prune_at = 1024
+        self._learned = Learned(clock=clock)
 
     @property
     def active(self) -> bool:
@@ -124,35 +121,21 @@ class NftSteering:
 
     def add(self, learned: Iterable[tuple[Endpoint, float]]) -> None:
         """Steer each endpoint for so many seconds; raises SteeringFailed, and then none of these is added."""
-        now = self._clock()
-        fresh: dict[Endpoint, float] = {}
-        renewed: dict[Endpoint, float] = {}
-        for endpoint, timeout_s in learned:
-            expiry = self._expiry.get(endpoint)
-            if expiry is None:
-                if endpoint in fresh or self._may_be_steered(endpoint.address):
-                    fresh[endpoint] = max(timeout_s, fresh.get(endpoint, 0.0))
-            # Never shortened, and not renewed for the sake of a hundredth of it: answers repeat often.
-            elif now + timeout_s - expiry > min(1.0, timeout_s / 100):
-                renewed[endpoint] = max(timeout_s, renewed.get(endpoint, 0.0))
-        if self._withdrawn or not (fresh or renewed):
+        changes = self._learned.changes(learned, self._may_be_steered)
+        if self._withdrawn or not changes:
             return
-        if len(self._expiry) + len(fresh) > self._prune_at:
-            self._prune(now, len(fresh))
-        messages = add_endpoints(list(fresh.items()), known=False)
-        if renewed:
-            messages += add_endpoints(list(renewed.items()), known=True)
+        messages = add_endpoints(changes.fresh.items(), known=False)
+        if changes.renewed:
+            messages += add_endpoints(changes.renewed.items(), known=True)
         self._commit(messages)
-        for endpoint, timeout_s in (fresh | renewed).items():
-            self._expiry[endpoint] = now + timeout_s
+        self._learned.took(changes)
 
     def remove(self, endpoints: Iterable[Endpoint]) -> None:
         """Stop steering new connections to these; unknown ones are no error. Raises SteeringFailed."""
-        known = [endpoint for endpoint in endpoints if endpoint in self._expiry]
+        known = self._learned.known(endpoints)
         if known:
             self._commit(remove_endpoints(known))
-            for endpoint in known:
-                del self._expiry[endpoint]
+            self._learned.forget(known)
 
     def steer_dns(self, udp: Mapping[IPAddress, int], tcp_port: int, zone: Zone) -> None:
         """Replace what is steered of DNS, in one transaction; raises SteeringFailed."""
@@ -174,8 +157,7 @@ class NftSteering:
 
     def addresses(self) -> int:
         """How many endpoints are steered now."""
-        now = self._clock()
-        return sum(expiry > now for expiry in self._expiry.values())
+        return self._learned.count()
 
     def withdraw(self) -> None:
         """Delete the table at once; the keeper stays for connections in flight. Raises SteeringFailed."""
@@ -183,7 +165,7 @@ class NftSteering:
             self._commit(delete_table(TABLE))
             self._withdrawn = True
         self._opened = self._active = False
-        self._expiry.clear()
+        self._learned.clear()
 
     def close(self) -> None:
         """Let go of the table. The keeper goes with the process: a connection may need it as long."""
@@ -194,7 +176,7 @@ class NftSteering:
             self._routes.close()
         self._nft = self._routes = None
         self._opened = self._active = self._withdrawn = False
-        self._expiry.clear()
+        self._learned.clear()
 
     def _commit(self, messages: list[Message]) -> None:
         if self._withdrawn:
@@ -210,15 +192,6 @@ class NftSteering:
         if self._routes is None:
             raise SteeringFailed("steering is not open")
         return not is_special(address) and not self._routes.is_local(address)
-
-    def _prune(self, now: float, wanted: int) -> None:
-        """Forget what has timed out; raises SteeringFailed when the sets are full all the same (I8)."""
-        self._expiry = {e: expiry for e, expiry in self._expiry.items() if expiry + _LINGER_S > now}
-        if len(self._expiry) + wanted > MAX_ENDPOINTS:
-            raise SteeringFailed(
-                f"{len(self._expiry)} endpoints are steered already; {wanted} more do not fit"
-            )
-        self._prune_at = min(MAX_ENDPOINTS, max(1024, 2 * (len(self._expiry) + wanted)))
 
     def _check_exemption(self) -> None:
         with socket.socket() as scratch:
