@@ -69,6 +69,10 @@ class Steering(Protocol):
         """Where an accepted connection was going; None when no rule of ours brought it."""
         ...
 
+    def dialled_for(self, original: Endpoint) -> Endpoint:
+        """The peer of the client's own socket, once a connection to `original` was redirected (sock_diag)."""
+        ...
+
     def exempt(self, sock: socket.socket) -> None:
         """Keep a socket of ours from being steered; before it connects or sends."""
         ...
@@ -108,6 +112,9 @@ class NoSteering:
 
     def original_dst(self, sock: socket.socket) -> Endpoint | None:  # noqa: ARG002 (the protocol's signature)
         return None
+
+    def dialled_for(self, original: Endpoint) -> Endpoint:
+        return original
 
     def addresses(self) -> int:
         return 0

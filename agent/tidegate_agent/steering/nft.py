@@ -61,10 +61,19 @@ class NftSteering:
         keeper: Keeper | None = None,
         lease_s: float = 3.0,
         exemption: Exemption = DEFAULT_MARK,
+        connections: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Without `keeper`, `open` makes one; connections then are only safe if they come later."""
-        self._plan = Plan(port=port, exemption=exemption, dns_tcp_direct_uids=tcp_dns_direct_uids())
+        """Without `keeper`, `open` makes one; connections then are only safe if they come later.
+
+        `connections=False` steers DNS over UDP and nothing else, without NAT, and so without the keeper.
+        """
+        self._plan = Plan(
+            port=port,
+            exemption=exemption,
+            dns_tcp_direct_uids=tcp_dns_direct_uids(),
+            connections=connections,
+        )
         self._keeper = keeper
         self._lease_s = lease_s
         self._nft: NftSocket | None = None
@@ -81,7 +90,8 @@ class NftSteering:
 
     def dry_run(self) -> str:
         """The tables that `open` would add, in nft syntax."""
-        return render((keeper_table(), steering_table(self._plan)))
+        table = steering_table(self._plan)
+        return render((keeper_table(), table) if self._plan.connections else (table,))
 
     def open(self) -> None:
         """Put both tables in, the keeper first; raises StartRefused with the cause and what to type."""
@@ -93,7 +103,8 @@ class NftSteering:
         # then still came here would be lost (glibc and Go ask again after 5 s).
         nft = self._nft or NftSocket(closes_first=True)
         try:
-            self._keeper.put_in()
+            if self._plan.connections:
+                self._keeper.put_in()
             nft.commit(new_table(steering_table(self._plan)))
         except NetlinkError as error:
             refusal = start_refusal(error, table_owner(nft))
@@ -150,6 +161,10 @@ class NftSteering:
             return None if sock.getsockname()[:2] == name else original
         except OSError:
             return None
+
+    def dialled_for(self, original: Endpoint) -> Endpoint:
+        """NAT rewrites packets and not sockets: the original destination itself."""
+        return original
 
     def exempt(self, sock: socket.socket) -> None:
         """Keep a socket of ours from being steered."""

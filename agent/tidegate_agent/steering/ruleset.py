@@ -226,18 +226,28 @@ class Plan:
     dns_tcp_port: int = 0
     dns_tcp_direct_uids: tuple[int, ...] = ()
     """Users whose TCP/53 is never redirected: systemd-resolved binds to an interface and would time out."""
+    connections: bool = True
+    """Redirect TCP too; False leaves that to another mechanism, and connection tracking alone."""
 
 
 def steering_table(plan: Plan) -> Table:
     """The table that steers."""
+    sets = [ElementSet(name=LEASE_SET, key=KeyType.PROTOCOL)]
+    connections = []
+    if plan.connections:
+        sets.append(ElementSet(name=STEERED4, key=KeyType.ENDPOINT4, size=MAX_ENDPOINTS))
+        sets.append(ElementSet(name=STEERED6, key=KeyType.ENDPOINT6, size=MAX_ENDPOINTS))
+        connections.append(
+            Chain(
+                name=STEER_CHAIN,
+                hook=OutputHook(type="nat", priority=-110),
+                rules=tuple(_steer_rules(plan)),
+            )
+        )
     return Table(
         name=TABLE,
         owned=True,
-        sets=(
-            ElementSet(name=LEASE_SET, key=KeyType.PROTOCOL),
-            ElementSet(name=STEERED4, key=KeyType.ENDPOINT4, size=MAX_ENDPOINTS),
-            ElementSet(name=STEERED6, key=KeyType.ENDPOINT6, size=MAX_ENDPOINTS),
-        ),
+        sets=tuple(sets),
         # Before connection tracking (-200), so that notrack still can; a nat chain must come after it.
         chains=(
             Chain(
@@ -251,11 +261,7 @@ def steering_table(plan: Plan) -> Table:
                 rules=tuple(_dns_rules(plan)) if plan.dns_udp else (),
             ),
             Chain(name=QUERIES_CHAIN, rules=tuple(_queries_rules(plan))),
-            Chain(
-                name=STEER_CHAIN,
-                hook=OutputHook(type="nat", priority=-110),
-                rules=tuple(_steer_rules(plan)),
-            ),
+            *connections,
         ),
     )
 
@@ -294,7 +300,7 @@ def _dns_rules(plan: Plan) -> Iterable[Rule]:
     for resolver, port in resolvers:
         if resolver == PROBE_ADDRESS:
             yield _query_rule(resolver, port)
-    yield _exempt(plan.exemption)
+    yield exempt_rule(plan.exemption)
     for question in questions_of(plan.zone):
         yield (question, Goto(chain=QUERIES_CHAIN))
 
@@ -319,7 +325,7 @@ def _steer_rules(plan: Plan) -> Iterable[Rule]:
     yield (To(address=PROBE_ADDRESS, l4="tcp", port=_HTTPS), Redirect(port=plan.port))
     if PROBE_ADDRESS in resolvers:
         yield (To(address=PROBE_ADDRESS, l4="tcp", port=_DNS), Redirect(port=plan.dns_tcp_port))
-    yield _exempt(plan.exemption)
+    yield exempt_rule(plan.exemption)
     yield (LeaseHeld(), ToMember(version=4, set_name=STEERED4), Redirect(port=plan.port))
     yield (LeaseHeld(), ToMember(version=6, set_name=STEERED6), Redirect(port=plan.port))
     if resolvers:
@@ -334,7 +340,8 @@ def _steer_rules(plan: Plan) -> Iterable[Rule]:
             )
 
 
-def _exempt(exemption: Exemption) -> Rule:
+def exempt_rule(exemption: Exemption) -> Rule:
+    """Leave our own traffic alone."""
     match exemption:
         case ByMark(value=value, mask=mask):
             return (Marked(value=value, mask=mask), Return())
