@@ -11,8 +11,8 @@ from tidegate_proxy.central.terminated import terminate
 from tidegate_proxy.endpoint import Endpoint
 from tidegate_proxy.interception.client_hello import ClientHello
 from tidegate_proxy.interception.interceptor import Arrival, distrusts
+from tidegate_proxy.interception.linger import reset
 from tidegate_proxy.interception.peek import peek_hello
-from tidegate_proxy.interception.splice import reset
 
 OUTCOMES = (
     ("mirror", "tls"),

@@ -25,8 +25,9 @@ from tidegate_proxy.endpoint import Endpoint, IPAddress
 from tidegate_proxy.interception.authority import PROBE_HOST
 from tidegate_proxy.interception.client_hello import ClientHello, NotTls
 from tidegate_proxy.interception.intercepted import Intercepted
+from tidegate_proxy.interception.linger import reset
 from tidegate_proxy.interception.peek import Unheard, peek_hello
-from tidegate_proxy.interception.splice import CHUNK_BYTES, reset, splice
+from tidegate_proxy.interception.splice import CHUNK_BYTES, splice
 
 _Name = tuple[str, int] | tuple[str, int, int, int]
 

@@ -10,9 +10,10 @@ This module reads nothing of what passes.
 
 import asyncio
 import socket
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from tidegate_proxy.interception.linger import end_when_closed, reset, reset_when_closed
 
 CHUNK_BYTES = 256 * 1024
 """The most that is read at once, and so the most that one direction ever holds."""
@@ -24,8 +25,6 @@ _OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
 )
-_RESET_WHEN_CLOSED = struct.pack("ii", 1, 0)  # struct linger, socket(7)
-_END_WHEN_CLOSED = struct.pack("ii", 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +59,7 @@ async def splice(client: socket.socket, origin: socket.socket, *, scratch: memor
         for sock in (client, origin):
             for level, option, value in _OPTIONS:
                 sock.setsockopt(level, option, value)
-            # Should this process be killed, the reset goes out at once: a FIN would wait behind what the peer
-            # has not taken yet, and by then nothing may translate its address any more.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_WHEN_CLOSED)
+            reset_when_closed(sock)
         upward.start()
         downward.start()
         clean = await ended
@@ -73,19 +70,11 @@ async def splice(client: socket.socket, origin: socket.socket, *, scratch: memor
         downward.stop()
         for sock in (client, origin):
             if clean:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _END_WHEN_CLOSED)
+                end_when_closed(sock)
                 sock.close()
             else:
                 reset(sock)
     return Spliced(to_origin_bytes=upward.moved, to_client_bytes=downward.moved, clean=clean)
-
-
-def reset(sock: socket.socket) -> None:
-    """Close with RST, so that the peer sees a failure and not an orderly end."""
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_WHEN_CLOSED)
-    finally:
-        sock.close()
 
 
 class _OneWay:
