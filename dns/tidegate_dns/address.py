@@ -4,10 +4,12 @@ Link-local resolvers keep their scope id (RFC 4007 section 11, `fe80::1%eth0`). 
 decides which address may be steered; that is the steering's business.
 """
 
+import errno
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 IPAddress = IPv4Address | IPv6Address
@@ -16,6 +18,8 @@ Exempt = Callable[[socket.socket], None]
 """Takes a socket out of steering; called before the socket connects or sends (invariant I5)."""
 
 DNS_PORT = 53
+_LOOPBACK4 = IPv4Address("127.0.0.1")
+_LOOPBACK6 = IPv6Address("::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,22 @@ class LearnedAddress:
 
     address: IPAddress
     ttl_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landing:
+    """Where the queries to a resolver arrive when the kernel sends them to us: an address of this host."""
+
+    resolver: IPAddress
+    address: IPAddress
+    """Loopback, or for a resolver on a link this host's own address there, with its scope."""
+    udp_port: int
+    tcp_port: int
+
+    @property
+    def interface(self) -> str:
+        """The link of a link-local resolver; empty for every other."""
+        return interface_of(self.resolver)
 
 
 def socket_address(address: IPAddress, port: int) -> tuple[Any, ...]:
@@ -68,6 +88,35 @@ def family_of(address: IPAddress) -> socket.AddressFamily:
     return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
-def loopback_of(address: IPAddress) -> str:
-    """Where the responder listens for the queries of a resolver of this family."""
-    return "127.0.0.1" if address.version == 4 else "::1"
+def is_on_a_link(address: IPAddress) -> bool:
+    """IPv6 link-local: only told apart from its like on other links by its scope (RFC 4291 section 2.5.6)."""
+    return address.version == 6 and address.is_link_local
+
+
+def interface_of(address: IPAddress) -> str:
+    """The interface that a scope names, by number or by name; empty without a scope or an interface."""
+    scope = address.scope_id if address.version == 6 else None
+    if not scope or not scope.isdecimal():
+        return scope or ""
+    try:
+        return socket.if_indextoname(int(scope))
+    except OSError:
+        return ""
+
+
+def landing_address(resolver: IPAddress) -> IPAddress:
+    """Where queries to this resolver can be sent to us instead: loopback, but for link-local ones.
+
+    A client's socket is bound to the interface of a link-local resolver's scope, from which ::1 is not
+    reached (ENETUNREACH). This host's own address on that link is, and what comes from there counts as come
+    over that interface (RFC 4007 section 9; ip6_rcv_core of Linux). Raises OSError when there is none.
+    """
+    if not is_on_a_link(resolver):
+        return _LOOPBACK4 if resolver.version == 4 else _LOOPBACK6
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.connect(socket_address(resolver, DNS_PORT))  # sends nothing
+        own = sock.getsockname()[0].partition("%")[0]
+    address = ip_address(f"{own}%{resolver.scope_id}" if resolver.version == 6 else own)
+    if not address.is_link_local:
+        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    return address

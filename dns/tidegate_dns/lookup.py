@@ -1,16 +1,17 @@
 """The agent's own look-ups: A and AAAA of one absolute name, asked of the host's real resolvers.
 
 Through exempt sockets, so never steered (I5), and never through libc, whose sockets cannot be exempted.
-With failover from one resolver to the next, which the responder never does. A truncated answer is asked
-for again over TCP (RFC 7766). No search domains, no hosts file, no following of a CNAME the resolver
-left open, no look-up without recursion.
+With failover from one resolver to the next, which the responder never does: one that kept silent is asked
+last for a while, and where two disagree, one's "no such name" counts only when no earlier one has said
+otherwise in time. A truncated answer is asked for again over TCP (RFC 7766). No search domains, no hosts
+file, no following of a CNAME the resolver left open, no look-up without recursion.
 """
 
 import asyncio
 import secrets
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -53,6 +54,8 @@ class Patience:
     """How long AAAA may lag behind A, and A behind AAAA."""
     dark_s: float = 5.0
     """How long resolvers that did not answer are not asked again."""
+    silent_s: float = 30.0
+    """How long a resolver that kept silent where another answered is asked last."""
     max_cached: int = 1024
     max_ttl_s: int = 300
 
@@ -64,6 +67,7 @@ class Lookup:
         self,
         resolvers: Sequence[IPAddress],
         *,
+        over_tcp: bool = False,
         exempt: Exempt,
         clock: Callable[[], float],
         answered: Answered | None = None,
@@ -72,6 +76,8 @@ class Lookup:
         new_id: Callable[[], int] = lambda: secrets.randbelow(0x10000),
     ) -> None:
         self._resolvers = tuple(resolvers)
+        self._over_tcp = over_tcp
+        self._silent_until: dict[IPAddress, float] = {}
         self._exempt = exempt
         self._clock = clock
         self._answered = answered
@@ -82,11 +88,13 @@ class Lookup:
         self._cache: dict[str, tuple[float, tuple[LearnedAddress, ...]]] = {}
         self._running: dict[str, asyncio.Task[tuple[LearnedAddress, ...]]] = {}
 
-    def set_resolvers(self, resolvers: Sequence[IPAddress]) -> None:
-        """Ask these from now on; new ones are not held dark for what the old ones did."""
+    def set_resolvers(self, resolvers: Sequence[IPAddress], *, over_tcp: bool = False) -> None:
+        """Ask these from now on, if need be over TCP alone; not held dark for what the old ones did."""
+        self._over_tcp = over_tcp
         if tuple(resolvers) != self._resolvers:
             self._resolvers = tuple(resolvers)
             self._dark_until = float("-inf")
+            self._silent_until.clear()
 
     @property
     def resolver_reachable(self) -> bool:
@@ -161,34 +169,64 @@ class Lookup:
     async def _ask_all(self, resolvers: Sequence[IPAddress], name: str, rrtype: str) -> bytes | None:
         """The first conclusive answer of any resolver; None when there is none in time."""
         query = _query(name, rrtype, self._new_id())
-        turns = list(resolvers) * 2
-        waiting: set[asyncio.Task[bytes | None]] = set()
+        turns = sorted(resolvers, key=self._is_silent) * 2
+        waiting: dict[asyncio.Task[bytes | None], IPAddress] = {}
+        denied: dict[IPAddress, bytes] = {}
         try:
             async with asyncio.timeout(self._patience.whole_s):
                 while turns or waiting:
                     if turns:
-                        waiting.add(asyncio.create_task(self._ask(turns.pop(0), query)))
+                        resolver = turns.pop(0)
+                        waiting[asyncio.create_task(self._ask(resolver, query))] = resolver
                     patience_s = self._patience.next_resolver_s if turns else None
-                    done, waiting = await asyncio.wait(
+                    done, _ = await asyncio.wait(
                         waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED
                     )
                     for task in done:
                         answer = task.result()
                         if answer is not None:
+                            self._note_silence(task, waiting)
+                        resolver = waiting.pop(task)
+                        if answer is None:
+                            continue
+                        if not _denies(answer):
                             return answer
+                        denied[resolver] = answer
+                        turns = [turn for turn in turns if turn != resolver]
+                    open_yet = {*turns, *waiting.values()}
+                    for resolver in resolvers:
+                        if resolver in denied:
+                            return denied[resolver]
+                        if resolver in open_yet:
+                            break
         except TimeoutError:
             pass
         finally:
             for task in waiting:
                 task.cancel()
-        return None
+        return next(iter(denied.values()), None)
+
+    def _is_silent(self, resolver: IPAddress) -> bool:
+        return self._clock() < self._silent_until.get(resolver, float("-inf"))
+
+    def _note_silence(
+        self, answered: asyncio.Task[bytes | None], asked: Mapping[asyncio.Task[bytes | None], IPAddress]
+    ) -> None:
+        """Those that were asked before the one that answered, and say nothing, are asked last from now on."""
+        until = self._clock() + self._patience.silent_s
+        for task, resolver in asked.items():
+            if task is answered:
+                self._silent_until.pop(resolver, None)
+                return
+            if not task.done():
+                self._silent_until[resolver] = until
 
     async def _ask(self, resolver: IPAddress, query: bytes) -> bytes | None:
         """One resolver's NOERROR or NXDOMAIN; None when it refuses, fails or cannot be reached."""
         try:
-            answer = await self._ask_udp(resolver, query)
+            answer = await (self._ask_tcp if self._over_tcp else self._ask_udp)(resolver, query)
             header = parse_header(answer)
-            if header is not None and header.is_truncated:
+            if header is not None and header.is_truncated and not self._over_tcp:
                 answer = await self._ask_tcp(resolver, query)
                 header = parse_header(answer)
         except (OSError, EOFError):
@@ -235,6 +273,11 @@ def _query(name: str, rrtype: str, id_: int) -> bytes:
     record = DNSRecord.question(name, rrtype)
     record.header.id = id_
     return bytes(record.pack())
+
+
+def _denies(answer: bytes) -> bool:
+    header = parse_header(answer)
+    return header is not None and header.rcode == NXDOMAIN
 
 
 def _found(

@@ -1,4 +1,4 @@
-"""The responder: the ports on loopback to which the kernel sends this host's DNS queries.
+"""The responder: the ports of this host to which the kernel sends its DNS queries.
 
 It wires resolvers, UDP ports and the TCP listener together and follows the list of resolvers. It never
 edits resolv.conf, never chooses a resolver on its own, and answers by itself only the probe name, warm
@@ -13,7 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 
 from tidegate_core.errors import StartRefused
-from tidegate_dns.address import DNS_PORT, Exempt, IPAddress, LearnedAddress
+from tidegate_dns.address import (
+    DNS_PORT,
+    Exempt,
+    IPAddress,
+    Landing,
+    LearnedAddress,
+    family_of,
+    is_on_a_link,
+    landing_address,
+    socket_address,
+)
 from tidegate_dns.forwarder import Budget, Forwarder
 from tidegate_dns.limits import Limits
 from tidegate_dns.message import Question, parse_question
@@ -29,10 +39,13 @@ Learn = Callable[[str, Sequence[LearnedAddress]], None]
 OriginalDestination = Callable[[socket.socket], tuple[IPAddress, int] | None]
 """Where an accepted connection was going before the kernel redirected it."""
 
-_OLD_PORTS_STAY_S = 5.0
+_OLD_PORTS_ANSWER_S = 5.0
+_OLD_PORTS_STAY_S = 8.0
 _ACCEPTS_PER_WAKE = 16
 _BACKLOG = 128
 _REST_S = 0.5
+_LOOPBACK4 = ip_address("127.0.0.1")
+_LOOPBACK6 = ip_address("::1")
 
 
 class Responder:
@@ -68,14 +81,32 @@ class Responder:
         self._budget = Budget(self._limits.flights)
         self._resolvers: dict[IPAddress, Resolver] = {}
         self._ports: dict[IPAddress, UdpPort] = {}
-        self._leaving: dict[UdpPort, asyncio.TimerHandle] = {}
+        self._leaving: dict[UdpPort, tuple[asyncio.TimerHandle, float]] = {}
+        self._unserved: dict[IPAddress, str] = {}
         self._listeners: list[socket.socket] = []
+        self._link_listeners: dict[UdpPort, socket.socket] = {}
         self._conversations: dict[asyncio.Task[None], TcpConversation] = {}
 
     @property
     def udp_ports(self) -> Mapping[IPAddress, int]:
         """Resolver -> local UDP port (127.0.0.1 or ::1), the probe's pseudo resolver included."""
-        return {address: port.port for address, port in self._ports.items()}
+        return {a: port.port for a, port in self._ports.items() if port not in self._link_listeners}
+
+    @property
+    def linked(self) -> tuple[Landing, ...]:
+        """Where the queries to IPv6 link-local resolvers arrive."""
+        return tuple(self._landing(port) for port in self._ports.values() if port in self._link_listeners)
+
+    @property
+    def leaving(self) -> tuple[Landing, ...]:
+        """Where queries to former resolvers arrived: their answers may still be on their way."""
+        now = self._clock()
+        return tuple(self._landing(port) for port, (_, until) in self._leaving.items() if now < until)
+
+    @property
+    def unserved(self) -> Mapping[IPAddress, str]:
+        """The resolvers whose queries go direct, and why."""
+        return self._unserved
 
     @property
     def udp_sockets(self) -> tuple[socket.socket, ...]:
@@ -106,23 +137,27 @@ class Responder:
         """Serve exactly these resolvers and the probe's; ports of those that stay do not change.
 
         Left out, so that its queries go direct, is a resolver whose family this host's loopback lacks, and
-        an IPv6 link-local one: a client's socket is bound to its scope's interface, from which ::1 is not
-        reached (ENETUNREACH, measured), so steering it would break the host's DNS. Ports no longer
-        wanted stay a few seconds, until the kernel's rules have followed.
+        a link-local one on whose link this host has no address. Where that address has changed, its port
+        is a new one. Ports no longer wanted stay a few seconds, for the answers on their way and until the
+        kernel's rules have followed.
         """
-        steerable = [a for a in resolvers if a.version == 4 or not a.is_link_local]
-        wanted = list(dict.fromkeys([PROBE_ADDRESS, *steerable]))[: self._limits.resolvers + 1]
+        listed = list(dict.fromkeys([PROBE_ADDRESS, *resolvers]))
+        wanted = listed[: self._limits.resolvers + 1]
+        self._unserved = dict.fromkeys(
+            listed[len(wanted) :], f"only {self._limits.resolvers} resolvers are steered"
+        )
         loop = asyncio.get_running_loop()
-        for address in [known for known in self._ports if known not in wanted]:
+        for address in [known for known in self._ports if known not in wanted or self._has_moved(known)]:
             port = self._ports.pop(address)
-            self._leaving[port] = loop.call_later(_OLD_PORTS_STAY_S, self._leave, port)
+            timer = loop.call_later(_OLD_PORTS_STAY_S, self._leave, port)
+            self._leaving[port] = timer, self._clock() + _OLD_PORTS_ANSWER_S
         for address in wanted:
             if address in self._ports:
                 continue
             try:
                 self._ports[address] = self._open_port(address)
-            except OSError:
-                continue
+            except OSError as error:
+                self._unserved[address] = error.strerror or str(error)
         return self.udp_ports
 
     def remember(self, resolver: IPAddress, query: bytes, answer: bytes) -> None:
@@ -145,7 +180,7 @@ class Responder:
         for leaving in list(self._leaving):
             self._leave(leaving)
         for port in self._ports.values():
-            port.close()
+            self._close_port(port)
         self._ports.clear()
         tasks = list(self._conversations)
         for task in tasks:
@@ -161,6 +196,12 @@ class Responder:
             observe=self._observe,
             clock=self._clock,
         )
+        if is_on_a_link(address):
+            try:
+                self._link_listeners[port] = self._listen_at(port.address)
+            except OSError:
+                port.close()
+                raise
         if address != PROBE_ADDRESS:
             port.forwarder = Forwarder(
                 address,
@@ -175,8 +216,36 @@ class Responder:
         return port
 
     def _leave(self, port: UdpPort) -> None:
-        self._leaving.pop(port).cancel()
+        self._leaving.pop(port)[0].cancel()
+        self._close_port(port)
+
+    def _close_port(self, port: UdpPort) -> None:
+        listener = self._link_listeners.pop(port, None)
+        if listener is not None:
+            asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
         port.close()
+
+    def _has_moved(self, resolver: IPAddress) -> bool:
+        """This host's address on the resolver's link is another one now, or is gone."""
+        if not is_on_a_link(resolver):
+            return False
+        try:
+            return landing_address(resolver) != self._ports[resolver].address
+        except OSError:
+            return True
+
+    def _landing(self, port: UdpPort) -> Landing:
+        listener = self._link_listeners.get(port)
+        tcp_port: int = self.tcp_port if listener is None else listener.getsockname()[1]
+        return Landing(
+            resolver=port.resolver.address, address=port.address, udp_port=port.port, tcp_port=tcp_port
+        )
+
+    def _listen_at(self, address: IPAddress) -> socket.socket:
+        listener = _listener(address, 0)
+        asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+        return listener
 
     def _resolver(self, address: IPAddress) -> Resolver:
         """What is known of a resolver; outlives its port, since networks come back."""
@@ -221,7 +290,7 @@ class Responder:
         loop.remove_reader(listener)
 
         def go_on() -> None:
-            if listener in self._listeners:
+            if listener.fileno() >= 0:
                 loop.add_reader(listener, self._accept, listener)
 
         loop.call_later(_REST_S, go_on)
@@ -232,7 +301,7 @@ class Responder:
             client.close()  # dialled directly, not redirected: relaying it would be dialling ourselves
             return
         address, port = original
-        resolver = self._resolver(address)
+        resolver = self._resolver(self._scoped(address, listener))
         self._make_room()
         conversation = TcpConversation(
             client,
@@ -251,6 +320,14 @@ class Responder:
         task = asyncio.get_running_loop().create_task(conversation.run())
         self._conversations[task] = conversation
         task.add_done_callback(lambda done: self._conversations.pop(done, None))
+
+    def _scoped(self, address: IPAddress, listener: socket.socket) -> IPAddress:
+        """A packet's address has no scope: it is that of the link where it arrived."""
+        if is_on_a_link(address):
+            for port, its in self._link_listeners.items():
+                if its is listener and port.resolver.address.packed == address.packed:
+                    return port.resolver.address
+        return address
 
     def _ask_again(self, resolver: Resolver, query: bytes, question: Question) -> None:
         port = self._ports.get(resolver.address)
@@ -273,10 +350,10 @@ def _bound_to(sock: socket.socket) -> tuple[IPAddress, int]:
 def _listen() -> tuple[list[socket.socket], int]:
     """One port on 127.0.0.1 and, where the host has it, on ::1."""
     for _ in range(16):
-        v4 = _listener(socket.AF_INET, "127.0.0.1", 0)
+        v4 = _listener(_LOOPBACK4, 0)
         port: int = v4.getsockname()[1]
         try:
-            return [v4, _listener(socket.AF_INET6, "::1", port)], port
+            return [v4, _listener(_LOOPBACK6, port)], port
         except OSError:
             if not _has_loopback6():
                 return [v4], port
@@ -287,12 +364,13 @@ def _listen() -> tuple[list[socket.socket], int]:
     )
 
 
-def _listener(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+def _listener(address: IPAddress, port: int) -> socket.socket:
+    family = family_of(address)
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((host, port))
+        sock.bind(socket_address(address, port))
         sock.listen(_BACKLOG)
     except BaseException:
         sock.close()

@@ -12,7 +12,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 
-from tidegate_dns.address import LearnedAddress, loopback_of
+from tidegate_dns.address import IPAddress, LearnedAddress, family_of, landing_address, socket_address
 from tidegate_dns.datagrams import Datagrams
 from tidegate_dns.forwarder import Flight, Forwarder, Peer
 from tidegate_dns.message import Question
@@ -34,7 +34,7 @@ OUTCOMES = ("hit", "stale", "forwarded", "local", "ignored", "dropped", "unreach
 
 
 class UdpPort:
-    """One resolver's local port; raises OSError where the host has no loopback of its family.
+    """One resolver's local port; raises OSError where this host has no address for it.
 
     `forwarder` is set after construction, and stays None for the pseudo resolver of the probe.
     """
@@ -50,7 +50,8 @@ class UdpPort:
     ) -> None:
         self.resolver = resolver
         self.forwarder: Forwarder | None = None
-        self._sock = _bind(resolver)
+        self.address = landing_address(resolver.address)
+        self._sock = _bind(self.address)
         self._datagrams = Datagrams(self._sock, DATAGRAMS_PER_WAKE)
         self.port: int = self._sock.getsockname()[1]
         self._zone = zone
@@ -214,14 +215,13 @@ class UdpPort:
             self.ask_again_later(query, question)
 
 
-def _bind(resolver: Resolver) -> socket.socket:
-    """A bound, non-blocking loopback socket of the resolver's family; raises OSError."""
-    host = loopback_of(resolver.address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def _bind(address: IPAddress) -> socket.socket:
+    """A bound, non-blocking socket at an address of this host; raises OSError."""
+    family = family_of(address)
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-        sock.bind((host, 0))
+        sock.bind(socket_address(address, 0))
     except BaseException:
         sock.close()
         raise

@@ -226,7 +226,7 @@ class UdpClient:
     def __init__(self, host: str, port: int) -> None:
         self._sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
         self._sock.setblocking(False)
-        self._sock.connect((host, port))
+        self._sock.connect(socket_address(ip_address(host), port))
 
     def __enter__(self) -> "UdpClient":
         return self

@@ -63,28 +63,75 @@ async def _serves_both_transports(address: str) -> None:
         await resolver.stop()
 
 
-@pytest.mark.skipif(not has_loopback6(), reason="this host has no ::1")
-@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace of its own takes root")
-def test_a_link_local_resolver_is_looked_up_at_by_its_scope_and_never_steered() -> None:
-    """N12, I1: `fe80::1%eth0` is what routers advertise; a client bound to eth0 does not reach ::1."""
+LINK = ["ip link set lo up", "ip link add lan0 type veth peer name lan1", "ip link set lan1 up"]
+LINK += ["ip addr add fe80::1/64 dev lan1 nodad", "ip addr add fe80::2/64 dev lan0 nodad"]
+LINK += ["ip link set lan0 up"]
 
-    async def look_up() -> None:
-        resolver = ScriptedResolver(lambda query: answer(query, "192.0.2.7"), "fe80::1%lan0")
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace of its own takes root")
+@pytest.mark.parametrize("scope", ["lan1", "number"])
+def test_a_link_local_resolver_is_served_at_this_hosts_own_address_on_the_link(scope: str) -> None:
+    """N12, I1: a client bound to lan1 does not reach ::1, but it does reach its own address there."""
+
+    async def serve() -> None:
+        zone = str(socket.if_nametoindex("lan1")) if scope == "number" else scope
+        resolver = ScriptedResolver(lambda query: answer(query, "192.0.2.7"), f"fe80::1%{zone}")
         await resolver.start()
         node = await Node(resolver).start()
         try:
+            (landing,) = node.responder.linked
+            assert set(node.responder.udp_ports) == {PROBE_ADDRESS}
+            assert landing.resolver == resolver.address
+            assert landing.address.packed == ip_address("fe80::1").packed
+            assert landing.interface == "lan1"
+            with UdpClient(str(landing.address), landing.udp_port) as client:
+                client.send(question())
+                assert await client.receive() == answer(question(), "192.0.2.7")
+            reader, writer = await asyncio.open_connection(f"fe80::1%{zone}", landing.tcp_port)
+            writer.write(framed(question()))
+            assert await read_framed(reader) == answer(question(), "192.0.2.7")
+            writer.close()
             lookup = Lookup(
                 [resolver.address], exempt=lambda _: None, clock=node.clock, resolver_port=resolver.port
             )
             assert LearnedAddress(ip_address("192.0.2.7"), 300) in await lookup.addresses("other.test")
-            assert set(node.responder.udp_ports) == {PROBE_ADDRESS}
         finally:
             await node.responder.close()
             await resolver.stop()
 
-    set_up = ["ip link set lo up", "ip link add lan0 type veth peer name lan1"]
-    set_up += ["ip link set lan0 up", "ip link set lan1 up", "ip addr add fe80::1/64 dev lan0 nodad"]
-    _in_a_network_namespace(set_up, look_up)
+    _in_a_network_namespace(LINK, serve)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace of its own takes root")
+def test_a_links_new_address_is_followed_and_its_loss_named() -> None:
+    """N12, I1: an address may change, an interface may go: nothing is sent where nobody listens."""
+
+    async def serve() -> None:
+        resolvers = [ip_address("fe80::9%lan0"), ip_address("fe80::9%lan7")]
+        node = Node(ScriptedResolver(lambda _: None))
+        await node.start()
+        try:
+            node.responder.set_resolvers(resolvers)
+            (before,) = node.responder.linked
+            assert str(before.address) == "fe80::2%lan0"
+            assert node.responder.unserved == {resolvers[1]: "no interface with this name"}
+
+            _run("ip addr add fe80::3/64 dev lan0 nodad", "ip addr del fe80::2/64 dev lan0")
+            node.responder.set_resolvers(resolvers)
+            (after,) = node.responder.linked
+            assert str(after.address) == "fe80::3%lan0"
+            assert before in node.responder.leaving
+
+            _run("ip link del lan0")
+            node.responder.set_resolvers(resolvers)
+            assert node.responder.linked == ()
+            assert set(node.responder.unserved) == set(resolvers)
+            node.clock.forward(5)
+            assert node.responder.leaving == ()
+        finally:
+            await node.responder.close()
+
+    _in_a_network_namespace(LINK, serve)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace of its own takes root")
@@ -183,6 +230,11 @@ def _asked(client: UdpClient) -> bool:
         return False
 
 
+def _run(*commands: str) -> None:
+    for command in commands:
+        subprocess.run(command.split(), check=True)
+
+
 def _in_a_network_namespace(
     set_up: list[str], scenario: Callable[[], Coroutine[object, object, None]]
 ) -> None:
@@ -194,8 +246,7 @@ def _in_a_network_namespace(
             libc = ctypes.CDLL(None, use_errno=True)
             if libc.unshare(CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), "unshare")
-            for command in set_up:
-                subprocess.run(command.split(), check=True)
+            _run(*set_up)
             asyncio.run(scenario())
         except BaseException as failure:  # noqa: BLE001  # carried to the test's own thread
             failures.append(failure)

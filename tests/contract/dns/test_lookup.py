@@ -95,6 +95,53 @@ async def test_a_silent_resolver_is_overtaken_by_the_next(desk: Desk) -> None:
     assert time.monotonic() - started < 1.2
 
 
+async def test_a_resolver_that_kept_silent_is_asked_last_for_a_while(desk: Desk) -> None:
+    """N13: a dead first server costs its time once, not once for every name."""
+    desk.first.script = lambda _: None
+    assert await desk.addresses() == ["192.0.2.8"]
+    started, asked_before = time.monotonic(), len(desk.first.asked)
+
+    assert await desk.addresses("other.test") == ["192.0.2.8"]
+    assert time.monotonic() - started < 0.5
+    assert len(desk.first.asked) == asked_before
+    desk.first.script = dual
+    desk.clock.forward(Patience().silent_s)
+    assert await desk.addresses("third.test") == ["192.0.2.7", "2001:db8::7"]
+
+
+async def test_the_first_servers_word_counts_when_the_second_knows_no_such_name(desk: Desk) -> None:
+    """N13, split horizon: a slow server that knows a name of the house beats a quick one that does not."""
+
+    def slow_once(query: bytes) -> bytes | None:
+        # Two queries, one of each family, and then the same again.
+        return dual(query) if len(desk.first.asked) > 2 else None
+
+    desk.first.script = slow_once
+    desk.second.script = lambda query: negative(query, "NXDOMAIN")
+
+    assert await desk.addresses("registry.house.test") == ["192.0.2.7", "2001:db8::7"]
+    assert desk.second.asked
+
+
+async def test_a_name_that_only_the_living_server_denies_is_not_found(desk: Desk) -> None:
+    """N13: when the time is up, the one answer there is counts."""
+    desk.first.script = lambda _: None
+    desk.second.script = lambda query: negative(query, "NXDOMAIN")
+
+    with pytest.raises(NameNotFound):
+        await desk.addresses("no.test")
+    assert desk.lookup.resolver_reachable
+
+
+async def test_a_host_that_uses_tcp_alone_is_followed_in_that(desk: Desk) -> None:
+    """N13, `options use-vc`: where UDP is filtered, the agent's own look-ups go over TCP, too."""
+    desk.lookup.set_resolvers([desk.first.address, desk.second.address], over_tcp=True)
+
+    assert await desk.addresses() == ["192.0.2.7", "2001:db8::7"]
+    assert desk.first.asked_from == []
+    assert desk.first.tcp_connections == 2
+
+
 async def test_dark_resolvers_cost_two_seconds_once(desk: Desk) -> None:
     """C7: an offline pull is not a slow pull; what was looked up before is not used in the dark."""
     assert await desk.addresses("cached.test")
