@@ -4,6 +4,7 @@ An address is steered for its record's time to live and a grace. While no resolv
 learn it again although clients still hold it: then it is kept, up to `stale_max` after it was last seen.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
 from tidegate_agent.steering.backend import Steering
@@ -33,6 +34,8 @@ class SteeredAddresses:
         self._learned = learned
         self._last_seen: dict[Endpoint, float] = {}
         self._held_until: dict[Endpoint, float] = {}
+        self._since: dict[Endpoint, float] = {}
+        self._ever: OrderedDict[Endpoint, None] = OrderedDict()
 
     def learn(self, name: str, addresses: Sequence[LearnedAddress]) -> None:
         """Steer the addresses of a host; returns when the kernel has them. Raises SteeringFailed."""
@@ -47,9 +50,27 @@ class SteeredAddresses:
         for endpoint, hold_s in learned:
             self._last_seen[endpoint] = now
             self._held_until[endpoint] = max(self._held_until.get(endpoint, 0.0), now + hold_s)
+            self._since.setdefault(endpoint, now)
+            self._ever[endpoint] = None
+            self._ever.move_to_end(endpoint)
         while len(self._last_seen) > _MAX_ENDPOINTS:
-            oldest = next(iter(self._last_seen))
-            del self._last_seen[oldest], self._held_until[oldest]
+            self._forget(next(iter(self._last_seen)))
+        while len(self._ever) > _MAX_ENDPOINTS:
+            self._ever.popitem(last=False)
+
+    def knows(self, endpoint: Endpoint) -> bool:
+        """Whether an answer has ever named this address for a registry."""
+        return endpoint in self._ever
+
+    def steered_for_s(self, endpoint: Endpoint) -> float | None:
+        """For how long it has been steered, without a gap; None where it is not now."""
+        now = self._clock()
+        return now - self._since[endpoint] if self._held_until.get(endpoint, 0.0) > now else None
+
+    def restore(self) -> None:
+        """Steer again what should be, after the kernel lost it; raises SteeringFailed."""
+        now = self._clock()
+        self._steering.add([(each, until - now) for each, until in self._held_until.items() if until > now])
 
     def tend(self, *, resolver_reachable: bool) -> None:
         """Forget what has run out; while no resolver answers, keep instead what would run out soon."""
@@ -60,4 +81,7 @@ class SteeredAddresses:
                     self._steering.add([(endpoint, GRACE_S)])
                     self._held_until[endpoint] = now + GRACE_S
             elif held_until <= now:
-                del self._held_until[endpoint], self._last_seen[endpoint]
+                self._forget(endpoint)
+
+    def _forget(self, endpoint: Endpoint) -> None:
+        del self._held_until[endpoint], self._last_seen[endpoint], self._since[endpoint]

@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 
@@ -19,6 +19,7 @@ import uvloop
 
 from tidegate_agent.activity import Activity
 from tidegate_agent.admin import Admin, Orders
+from tidegate_agent.bypass import CAUSES, BypassWatch, Cause, why_bypassed
 from tidegate_agent.clients import Clients
 from tidegate_agent.config import AgentConfig, RegistryConfig
 from tidegate_agent.credentials import login_of, open_credentials
@@ -39,6 +40,7 @@ from tidegate_agent.trust import system_bundle
 from tidegate_agent.upstreams import open_upstreams
 from tidegate_core import log as logging
 from tidegate_dns.lookup import NameNotFound, ResolverUnreachable
+from tidegate_proxy.endpoint import Endpoint
 from tidegate_proxy.fetching.filling import FetchEnded
 from tidegate_proxy.http.addressing import BySite
 from tidegate_proxy.http.crash_journal import CrashJournal
@@ -128,6 +130,7 @@ class Agent:
     ) -> "Agent":
         """Everything open and nothing steered yet; raises StartRefused."""
         activity = Activity()
+        activity.bypassed.update(dict.fromkeys(CAUSES, 0))
         registries = Registries(_registry(entry) for entry in config.registry)
         steering = _steering(config, keeper)
         authority = Authority.load_or_create(
@@ -174,6 +177,12 @@ class Agent:
         )
         parts.push_async_callback(http.close)
         clients = Clients.open(parts, state_dir=config.state_dir, bundle=system_bundle())
+        watch = BypassWatch(
+            bypassed=activity.bypassed,
+            steered=lambda host, port: registries.site(host, port) is not None,
+            why=lambda destination, forwarded: agent.why_bypassed(destination, forwarded=forwarded),
+            who=clients.who,
+        )
         interceptor = Interceptor(
             original_dst=steering.original_dst,
             steered=registries.claims,
@@ -181,7 +190,7 @@ class Agent:
             http_protocol=http.protocol,
             dial=exempt_dialler(steering.exempt),
             observe=activity.connection,
-            why_splice=clients.why_splice,
+            why_splice=watch.noted(clients.why_splice),
             handshake_failed=clients.handshake_failed,
         )
         listeners = listen(config.steering.port)
@@ -190,6 +199,11 @@ class Agent:
         parts.callback(steering.close)
         steering.open()
         naming.steer()
+        if config.steering.backend != "none":
+            parts.callback(watch.close)
+            watch.open(
+                exemption=exemption(config.steering.mark, uid=os.geteuid()), ports=_tls_ports(config.registry)
+            )
         agent = cls(
             config=config,
             activity=activity,
@@ -212,6 +226,7 @@ class Agent:
             usage=cache.usage,
             clients=clients,
             credentials=credentials,
+            watch=watch,
             settle=tally.tell,
         )
         metrics = Metrics(activity, seconds, report.gauges, settle=tally.tell)
@@ -245,6 +260,17 @@ class Agent:
             self._pause_file.write(pause)
         except OSError as error:
             self._log.warning("a crash would end the pause: it cannot be written down", cause=str(error))
+
+    def why_bypassed(self, destination: Endpoint, *, forwarded: bool) -> Cause:
+        """Why no rule redirected a connection of now."""
+        addresses = self._naming.addresses
+        return why_bypassed(
+            paused=self.gate.paused is not None,
+            steering=self._steering.active,
+            known=addresses.knows(destination),
+            steered_for_s=addresses.steered_for_s(destination),
+            forwarded=forwarded,
+        )
 
     async def serve(self, stopping: asyncio.Event, leave: Callable[[], Awaitable[None]]) -> None:
         """Serve until told to stop, then end in order; `leave` closes every part that `open` made."""
@@ -364,6 +390,10 @@ def _steering(config: AgentConfig, keeper: Keeper | None) -> Steering:
         lease_s=config.steering.lease.total_seconds(),
         exemption=exemption(config.steering.mark, uid=os.geteuid()),
     )
+
+
+def _tls_ports(registries: Iterable[RegistryConfig]) -> set[int]:
+    return {entry.port_of(host) for entry in registries if not entry.plain_http for host in entry.hosts}
 
 
 def _addressing(registries: Registries) -> Callable[[Arrival], BySite | None]:

@@ -127,7 +127,12 @@ class _ActivityCollector(Collector):
         for outcome, reason in self._connection_outcomes:
             connections.add_metric([outcome, reason], activity.connections[(outcome, reason)])
         yield connections
-        yield _by_label("tidegate_bypassed", "Requests passed through uncached.", "cause", activity.bypassed)
+        yield _by_label(
+            "tidegate_bypassed",
+            "Requests and connections to registries past the cache.",
+            "cause",
+            activity.bypassed,
+        )
         yield CounterMetricFamily(
             "tidegate_saved_bytes", "Bytes that upstreams were not asked for.", value=activity.saved_bytes
         )

@@ -48,7 +48,7 @@ class Naming:
         self._watch = ResolverWatch() if config.dns.resolvers == "system" else None
         self.resolvers = _first_resolvers(config, self._watch)
         stale_max_s = config.cache.stale_max.total_seconds()
-        self._addresses = SteeredAddresses(
+        self.addresses = SteeredAddresses(
             steering=steering,
             ports=registries.ports,
             clock=time.monotonic,
@@ -92,7 +92,7 @@ class Naming:
 
     def tend(self) -> None:
         """Keep or forget steered addresses; raises SteeringFailed."""
-        self._addresses.tend(resolver_reachable=self._responder.resolver_reachable)
+        self.addresses.tend(resolver_reachable=self._responder.resolver_reachable)
 
     async def settle(self, timeout_s: float) -> None:
         """Wait until the look-ups that are on their way are answered, at most so long."""
@@ -117,7 +117,7 @@ class Naming:
                 keep_names_steered(
                     sorted(self._zone.exact_names),
                     lookup=self._lookup,
-                    learn=self._addresses.learn,
+                    learn=self.addresses.learn,
                     failed=self._name_failed,
                 ),
                 name="keep names steered",
@@ -142,7 +142,7 @@ class Naming:
     def _learn(self, name: str, addresses: Sequence[LearnedAddress]) -> None:
         """The responder's side of learning, which knows OSError only."""
         try:
-            self._addresses.learn(name, addresses)
+            self.addresses.learn(name, addresses)
         except SteeringFailed as error:
             self._activity.steering_errors["learn"] += 1
             raise OSError(error.cause) from error

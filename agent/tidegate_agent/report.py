@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tidegate_agent import __version__
 from tidegate_agent.activity import Activity
+from tidegate_agent.bypass import BypassWatch
 from tidegate_agent.clients import Clients
 from tidegate_agent.config import AgentConfig
 from tidegate_agent.credentials import credentials_status
@@ -15,6 +16,8 @@ from tidegate_agent.metrics import Gauges
 from tidegate_agent.naming import Naming
 from tidegate_agent.pause import written
 from tidegate_agent.status import (
+    BypassedConnection,
+    BypassedStatus,
     CacheStatus,
     DnsStatus,
     SplicedClient,
@@ -42,6 +45,7 @@ class Report:
     usage: Usage
     clients: Clients
     credentials: Credentials
+    watch: BypassWatch
     settle: Callable[[], None]
     """Makes `activity` count what was served up to now."""
     started: float = field(default_factory=time.monotonic)
@@ -72,6 +76,7 @@ class Report:
             credentials=credentials_status(self.credentials),
             trust=[self._system_store(), *self._runtimes()],
             clients_spliced=self._spliced(),
+            bypassed=self._bypassed(),
         )
 
     def readiness(self) -> tuple[bool, str]:
@@ -114,6 +119,20 @@ class Report:
             max_bytes=self.config.cache.max_size,
             saved_bytes=self.activity.saved_bytes,
         )
+
+    def _bypassed(self) -> BypassedStatus:
+        recent = [
+            BypassedConnection(
+                at=written(bypass.at),
+                cause=bypass.cause,
+                host=bypass.host,
+                address=str(bypass.address),
+                exe=bypass.exe,
+                pid=bypass.pid,
+            )
+            for bypass in self.watch.recent
+        ]
+        return BypassedStatus(causes=dict(self.activity.bypassed), recent=recent, blind=self.watch.blind)
 
     def _system_store(self) -> TrustStatus:
         state = self.gate.verdict

@@ -75,6 +75,28 @@ class SplicedClient(msgspec.Struct, frozen=True, kw_only=True):
     until: str
 
 
+class BypassedConnection(msgspec.Struct, frozen=True, kw_only=True):
+    """`exe` is "" and `pid` null where its process could not be told; `host` is "" where it was spliced."""
+
+    at: str
+    cause: str
+    host: str
+    address: str
+    exe: str
+    pid: int | None
+
+
+class BypassedStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """`causes` counts since the start; `recent` has the last few, the newest first.
+
+    `blind` says why connections past the agent are not noticed; empty when they are.
+    """
+
+    causes: dict[str, int] = {}
+    recent: list[BypassedConnection] = []
+    blind: str = ""
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     pid: int
@@ -88,3 +110,4 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     credentials: list[CredentialStatus] = []
     trust: list[TrustStatus]
     clients_spliced: list[SplicedClient]
+    bypassed: BypassedStatus = BypassedStatus()

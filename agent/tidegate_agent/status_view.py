@@ -9,8 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from tidegate_agent.pause import NEXT_STEP
-from tidegate_agent.status import CacheStatus, CredentialStatus, Status, UpstreamStatus
+from tidegate_agent.status import BypassedStatus, CacheStatus, CredentialStatus, Status, UpstreamStatus
 from tidegate_core.errors import TidegateError
+
+_BYPASSES_SHOWN = 5
 
 
 def print_status(text: str, console: Console | None = None) -> None:
@@ -43,6 +45,7 @@ def status_table(status: Status) -> Table:
         table.add_row("trust", _judged(trust.runtime, trust.trusts, trust.action))
     for client in status.clients_spliced:
         table.add_row("spliced", f"{client.exe} (pid {client.pid}): {client.reason}, until {client.until}")
+    _add_bypassed(table, status.bypassed)
     return table
 
 
@@ -64,6 +67,16 @@ def add_logins(table: Table, logins: Iterable[CredentialStatus]) -> None:
         remark = f"{login.reason}; to end that: {login.action}" if login.action else login.reason
         name = f"{login.username} at {login.registry} (share: {login.share})"
         table.add_row("login", _judged(name, not login.reason, remark))
+
+
+def _add_bypassed(table: Table, bypassed: BypassedStatus) -> None:
+    counted = [f"{count} {cause}" for cause, count in sorted(bypassed.causes.items()) if count]
+    text = ", ".join(counted) or "nothing noticed"
+    table.add_row("bypassed", _judged(text, not bypassed.blind, f"not watched now: {bypassed.blind}"))
+    for each in bypassed.recent[:_BYPASSES_SHOWN]:
+        who = f"{each.exe or 'unknown'} (pid {each.pid})" if each.pid else each.exe or "unknown"
+        where = f"{each.host} at {each.address}" if each.host else each.address
+        table.add_row("", f"{each.at} {each.cause}: {who} to {where}")
 
 
 def _steering(status: Status) -> Text:

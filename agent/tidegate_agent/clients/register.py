@@ -160,6 +160,19 @@ class Clients:
                 del self._shown[key]
         return tuple(self._shown.values())
 
+    def who(self, peer: Endpoint, destination: Endpoint) -> tuple[str, int | None]:
+        """The executable and pid of a connection's client; "" and None where they cannot be told."""
+        try:
+            client = self._client(peer, destination)
+        except OSError:
+            return "", None
+        if client is None or not client.processes:
+            return "", None
+        first, *others = client.processes
+        if others:  # one of a group: its name, where they share one
+            return (first.name if all(each.name == first.name for each in others) else ""), None
+        return self._processes.exe(first.pid) or first.name, first.pid
+
     def runtimes(self) -> tuple[Runtime, ...]:
         """Every known runtime that shares this host's network."""
         return tuple(self._runtimes())

@@ -1,0 +1,45 @@
+"""What a logged packet says of its connection: IPv4 (RFC 791), IPv6 (RFC 8200), TCP (RFC 9293); pure."""
+
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from tidegate_proxy.endpoint import Endpoint
+
+_TCP = 6
+_PORTS = struct.Struct("!HHI")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A TCP segment; `sequence` is the number of its first octet of data."""
+
+    source: Endpoint
+    destination: Endpoint
+    sequence: int
+    data: bytes
+
+
+def parse_segment(packet: bytes) -> Segment | None:
+    """The segment from its network header on; None for other packets. IPv6 extension headers are not read."""
+    try:
+        source: IPv4Address | IPv6Address
+        destination: IPv4Address | IPv6Address
+        if packet[0] >> 4 == 4:
+            at, protocol = 4 * (packet[0] & 0xF), packet[9]
+            source, destination = IPv4Address(packet[12:16]), IPv4Address(packet[16:20])
+        else:
+            at, protocol = 40, packet[6]
+            source, destination = IPv6Address(packet[8:24]), IPv6Address(packet[24:40])
+        from_port, to_port, sequence = _PORTS.unpack_from(packet, at)
+        data_at = at + 4 * (packet[at + 12] >> 4)
+    except (IndexError, ValueError, struct.error):
+        return None
+    if protocol != _TCP:
+        return None
+    return Segment(
+        source=Endpoint(source, from_port),
+        destination=Endpoint(destination, to_port),
+        sequence=sequence,
+        data=packet[data_at:],
+    )
