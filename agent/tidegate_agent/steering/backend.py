@@ -6,10 +6,11 @@ called from anywhere else would keep the lease alive while that loop hangs.
 """
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from tidegate_core.errors import TidegateError
+from tidegate_dns.address import Landing
 from tidegate_dns.zone import Zone
 from tidegate_proxy.endpoint import Endpoint, IPAddress
 
@@ -58,10 +59,21 @@ class Steering(Protocol):
         """Stop steering new connections to these endpoints; established ones go on."""
         ...
 
-    def steer_dns(self, udp: Mapping[IPAddress, int], tcp_port: int, zone: Zone) -> None:
+    def steer_dns(
+        self,
+        udp: Mapping[IPAddress, int],
+        tcp_port: int,
+        zone: Zone,
+        *,
+        linked: Sequence[Landing] = (),
+        leaving: Sequence[Landing] = (),
+    ) -> None:
         """Send each resolver's queries to its own local UDP port, over TCP to `tcp_port`; replaces all.
 
-        Over UDP those for a name of the zone, all of them; some or all others may come too.
+        Over UDP those for a name of the zone, all of them; some or all others may come too. `linked` are the
+        resolvers with link-local addresses, which `udp` never has: their queries can only land on their link,
+        and go direct where a back end cannot do that. What is answered at `leaving` still comes from its
+        resolver; a back end that cannot do that loses a look-up on its way when resolvers change.
         """
         ...
 
@@ -105,7 +117,15 @@ class NoSteering:
     def suspend(self) -> None: ...
     def add(self, learned: Iterable[tuple[Endpoint, float]]) -> None: ...
     def remove(self, endpoints: Iterable[Endpoint]) -> None: ...
-    def steer_dns(self, udp: Mapping[IPAddress, int], tcp_port: int, zone: Zone) -> None: ...
+    def steer_dns(
+        self,
+        udp: Mapping[IPAddress, int],
+        tcp_port: int,
+        zone: Zone,
+        *,
+        linked: Sequence[Landing] = (),
+        leaving: Sequence[Landing] = (),
+    ) -> None: ...
     def exempt(self, sock: socket.socket) -> None: ...
     def withdraw(self) -> None: ...
     def close(self) -> None: ...

@@ -51,6 +51,7 @@ _NETWORK, _TRANSPORT = 1, 2
 _REG_VERDICT, _REG_1, _REG_2, _REG32_01 = 0, 1, 2, 9
 _EQ, _NEQ = 0, 1
 _PROTO_SPECIFIED = 0x2
+_NAT_DNAT = 1
 _PSEUDO_HEADER = 0x1
 _NFPROTO = {4: 2, 6: 10}
 _SADDR, _DADDR = {4: 12, 6: 8}, {4: 16, 6: 24}
@@ -269,6 +270,13 @@ def _expressions(statement: r.Statement) -> bytes:
             return _immediate(struct.pack("!H", port)) + _expression(
                 "redir", u32(1, _REG_1), u32(3, _PROTO_SPECIFIED)
             )
+        case r.RedirectTo(address=address, port=port):
+            family = u32(2, _NFPROTO[address.version])
+            return (
+                _immediate(address.packed)
+                + _immediate(struct.pack("!H", port), register=_REG_2)
+                + _expression("nat", u32(1, _NAT_DNAT), family, u32(3, _REG_1), u32(5, _REG_2))
+            )
         case r.RewriteTo(address=address, port=port):
             return _rewrite(address, _DADDR, port, port_offset=2)
         case r.RewriteFrom(address=address, port=port):
@@ -395,8 +403,8 @@ def _verdict(*attributes_of_it: bytes) -> bytes:
     return _expression("immediate", u32(1, _REG_VERDICT), nest(2, nest(2, *attributes_of_it)))
 
 
-def _immediate(value: bytes) -> bytes:
-    return _expression("immediate", u32(1, _REG_1), nest(2, attribute(1, value)))
+def _immediate(value: bytes, *, register: int = _REG_1) -> bytes:
+    return _expression("immediate", u32(1, register), nest(2, attribute(1, value)))
 
 
 def _lookup(set_name: str) -> bytes:

@@ -30,6 +30,7 @@ from tidegate_agent.steering.ruleset import (
     NoTrack,
     NotToPort,
     Redirect,
+    RedirectTo,
     Return,
     RewriteFrom,
     RewriteTo,
@@ -113,6 +114,9 @@ def statement_text(statement: Statement) -> str:
             return "notrack"
         case Redirect(port=port):
             return f"redirect to :{port}"
+        case RedirectTo(address=address, port=port):
+            at = f"[{address}]" if address.version == 6 else address
+            return f"dnat {_family(address)} to {at}:{port}"
         case RewriteTo(address=address, port=port):
             return f"{_family(address)} daddr set {address} udp dport set {port}"
         case RewriteFrom(address=address, port=port):

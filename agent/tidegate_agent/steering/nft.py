@@ -15,7 +15,7 @@ import pwd
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from tidegate_agent.steering.backend import SteeringFailed
@@ -42,6 +42,7 @@ from tidegate_agent.steering.ruleset import (
     steering_table,
 )
 from tidegate_core.errors import StartRefused
+from tidegate_dns.address import Landing
 from tidegate_dns.zone import Zone
 from tidegate_proxy.endpoint import Endpoint, IPAddress
 
@@ -148,9 +149,24 @@ class NftSteering:
             self._commit(remove_endpoints(known))
             self._learned.forget(known)
 
-    def steer_dns(self, udp: Mapping[IPAddress, int], tcp_port: int, zone: Zone) -> None:
+    def steer_dns(
+        self,
+        udp: Mapping[IPAddress, int],
+        tcp_port: int,
+        zone: Zone,
+        *,
+        linked: Sequence[Landing] = (),
+        leaving: Sequence[Landing] = (),
+    ) -> None:
         """Replace what is steered of DNS, in one transaction; raises SteeringFailed."""
-        plan = replace(self._plan, dns_udp=dict(udp), dns_tcp_port=tcp_port, zone=zone)
+        plan = replace(
+            self._plan,
+            dns_udp=dict(udp),
+            dns_tcp_port=tcp_port,
+            dns_linked=tuple(linked),
+            dns_leaving=tuple(leaving),
+            zone=zone,
+        )
         self._commit(replace_rules(steering_table(plan)))
         self._plan = plan
 

@@ -20,8 +20,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal, assert_never
 
 from tidegate_agent.steering.exemption import ByMark, ByUid, Exemption
-from tidegate_agent.steering.observation import Observation
+from tidegate_agent.steering.observation import GoesOut, Observation
 from tidegate_agent.steering.question import AsksFor, questions_of
+from tidegate_dns.address import Landing
 from tidegate_dns.zone import Zone
 from tidegate_proxy.endpoint import IPAddress
 
@@ -157,6 +158,14 @@ class Redirect:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RedirectTo:
+    """NAT the connection to an address of this host that is not loopback."""
+
+    address: IPAddress
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RewriteTo:
     """Overwrite a UDP packet's destination."""
 
@@ -173,7 +182,8 @@ class RewriteFrom:
 
 
 Match = Marked | SentBy | LeaseHeld | NewFlow | To | From | ToPort | NotOver | NotToPort | ToMember | AsksFor
-Statement = Match | Return | Goto | NoTrack | Redirect | RewriteTo | RewriteFrom | Observation
+Verdict = Return | Goto | NoTrack | Redirect | RedirectTo | RewriteTo | RewriteFrom
+Statement = Match | Verdict | Observation
 Rule = tuple[Statement, ...]
 
 
@@ -224,6 +234,10 @@ class Plan:
     """The names whose questions go to the resolvers' ports."""
     dns_udp: Mapping[IPAddress, int] = field(default_factory=dict)
     dns_tcp_port: int = 0
+    dns_linked: tuple[Landing, ...] = ()
+    """Where queries to resolvers on a link arrive, over UDP and TCP: at this host's own address there."""
+    dns_leaving: tuple[Landing, ...] = ()
+    """Where former resolvers' queries arrived: what is answered there still gets to its client."""
     dns_tcp_direct_uids: tuple[int, ...] = ()
     """Users whose TCP/53 is never redirected: systemd-resolved binds to an interface and would time out."""
     connections: bool = True
@@ -291,6 +305,12 @@ def _replies_rules(plan: Plan) -> Iterable[Rule]:
             NoTrack(),
             RewriteFrom(address=_unscoped(resolver), port=_DNS),
         )
+    for landing in (*plan.dns_linked, *plan.dns_leaving):
+        yield (
+            From(address=_unscoped(landing.address), l4="udp", port=landing.udp_port),
+            NoTrack(),
+            RewriteFrom(address=_unscoped(landing.resolver), port=_DNS),
+        )
 
 
 def _dns_rules(plan: Plan) -> Iterable[Rule]:
@@ -310,6 +330,14 @@ def _queries_rules(plan: Plan) -> Iterable[Rule]:
     for resolver, port in plan.dns_udp.items():
         if _unscoped(resolver) != PROBE_ADDRESS:
             yield (LeaseHeld(), *_query_rule(_unscoped(resolver), port))
+    for landing in plan.dns_linked:
+        yield (
+            LeaseHeld(),
+            GoesOut(interface=landing.interface),
+            To(address=_unscoped(landing.resolver), l4="udp", port=_DNS),
+            NoTrack(),
+            RewriteTo(address=_unscoped(landing.address), port=landing.udp_port),
+        )
 
 
 def _query_rule(resolver: IPAddress, port: int) -> Rule:
@@ -338,6 +366,13 @@ def _steer_rules(plan: Plan) -> Iterable[Rule]:
                 To(address=resolver, l4="tcp", port=_DNS),
                 Redirect(port=plan.dns_tcp_port),
             )
+    for landing in plan.dns_linked:
+        yield (
+            LeaseHeld(),
+            GoesOut(interface=landing.interface),
+            To(address=_unscoped(landing.resolver), l4="tcp", port=_DNS),
+            RedirectTo(address=_unscoped(landing.address), port=landing.tcp_port),
+        )
 
 
 def exempt_rule(exemption: Exemption) -> Rule:

@@ -1,6 +1,7 @@
 """The rules as values: their nft syntax, their order, what they exempt; and what a kernel's refusal means."""
 
 import errno
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from tidegate_agent.steering.ruleset import (
     steering_table,
 )
 from tidegate_core.errors import UsageError
+from tidegate_dns.address import Landing
 from tidegate_dns.zone import Zone
 from tidegate_proxy.endpoint import Endpoint
 
@@ -108,6 +110,45 @@ def test_whatever_changes_a_packet_of_the_hosts_needs_the_lease(exemption: ByMar
 
     assert len(changing) == 6
     assert all(rule[0] == LeaseHeld() for rule in changing)
+
+
+LINK = Landing(
+    resolver=ip_address("fe80::53%eth0"),
+    address=ip_address("fe80::2%eth0"),
+    udp_port=5403,
+    tcp_port=5301,
+)
+
+
+def test_a_link_local_resolver_is_known_by_its_interface_too() -> None:
+    """N12, I1: routers of two links often have the same address, and only eth0's is ours to steer here."""
+    table = steering_table(replace(PLAN, dns_udp={PROBE: 5400}, dns_linked=(LINK,)))
+
+    assert lines(table, "queries") == [
+        'meta l4proto @alive oifname "eth0" ip6 daddr fe80::53 udp dport 53 notrack '
+        "ip6 daddr set fe80::2 udp dport set 5403"
+    ]
+    assert lines(table, "replies")[-1] == (
+        "ip6 saddr fe80::2 udp sport 5403 notrack ip6 saddr set fe80::53 udp sport set 53"
+    )
+    assert lines(table, "steer")[-1] == (
+        'meta l4proto @alive oifname "eth0" ip6 daddr fe80::53 tcp dport 53 dnat ip6 to [fe80::2]:5301'
+    )
+
+
+def test_what_is_answered_to_a_former_resolvers_client_still_arrives() -> None:
+    """N13: replies alone; no query is sent where nobody will listen soon."""
+    former = Landing(
+        resolver=ip_address("192.0.2.9"), address=ip_address("127.0.0.1"), udp_port=5409, tcp_port=5300
+    )
+    before, after = steering_table(PLAN), steering_table(replace(PLAN, dns_leaving=(former,)))
+
+    assert lines(after, "replies")[-1] == (
+        "ip saddr 127.0.0.1 udp sport 5409 notrack ip saddr set 192.0.2.9 udp sport set 53"
+    )
+    assert [lines(after, name) for name in ("dns", "queries", "steer")] == [
+        lines(before, name) for name in ("dns", "queries", "steer")
+    ]
 
 
 def test_without_resolvers_dns_is_left_alone() -> None:
