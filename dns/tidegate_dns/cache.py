@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tidegate_dns.address import LearnedAddress
-from tidegate_dns.policy import Keepable, QuestionKey, retold
+from tidegate_dns.policy import Keepable, QuestionKey
+from tidegate_dns.reply import retold
 
 STALE_TTL_S = 30
 RENDERED_FOR_S = 1.0
@@ -57,7 +58,8 @@ class Kept:
 
     def stale_for(self, query: bytes, *, over_udp: bool) -> bytes | None:
         """This answer with TTLs of 30, told to a query that asks the same in other bytes."""
-        return retold(self._with_ttls(lambda _: STALE_TTL_S), self.keepable, query, over_udp=over_udp)
+        aged = self._with_ttls(lambda _: STALE_TTL_S)
+        return retold(aged, query, additional_offset=self.keepable.additional_offset, over_udp=over_udp)
 
     def _with_ttls(self, told: Callable[[int], int]) -> bytes:
         message = bytearray(self.answer)

@@ -21,9 +21,11 @@ AD = 0x0020
 CD = 0x0010
 RCODE = 0x000F
 
+QUERY = 0
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
 
 A, CNAME, SOA, SIG, AAAA, OPT, TSIG = 1, 5, 6, 24, 28, 41, 250
+IXFR, AXFR = 251, 252
 IN = 1
 ANY = 255
 """Any type, or any class, in a question (RFC 1035 sections 3.2.3 and 3.2.5)."""
@@ -85,6 +87,10 @@ class Record:
     ttl_offset: int
     data_offset: int
     data_length: int
+
+    @property
+    def data_end(self) -> int:
+        return self.data_offset + self.data_length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,28 +5,23 @@ negative ones timed as RFC 2308 section 5 says. Nothing here raises, whatever th
 keeps state, sends, or knows the time. Unsteered names are forwarded unread.
 """
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from tidegate_dns.address import LearnedAddress
 from tidegate_dns.message import (
-    AA,
     AAAA,
     ANY,
+    AXFR,
     CD,
     DO,
-    HEADER_LENGTH,
     IN,
+    IXFR,
     NOERROR,
     NXDOMAIN,
-    OPCODE,
     OPT,
-    QR,
-    RA,
-    RCODE,
-    RD,
+    QUERY,
     REFUSED,
     SERVFAIL,
     SIG,
@@ -40,6 +35,8 @@ from tidegate_dns.message import (
     parse_message,
     parse_question,
 )
+from tidegate_dns.reply import address_of_ours
+from tidegate_dns.svcb import HTTPS, SVCB, hints
 from tidegate_dns.zone import Zone
 
 PROBE_NAME = "probe.tidegate.internal"
@@ -49,14 +46,12 @@ PROBE_ADDRESS = IPv4Address("127.0.0.74")
 SINKHOLE_TTL_S = 1
 """Short, since an answer that outlives us leads nowhere."""
 
-UDP_SIZE = 1232
-"""What OPT records of ours announce: a datagram of that size is nowhere cut in pieces (DNS flag day 2020)."""
+MAX_STUDIED_QUERY = 4096
+"""A longer query is forwarded unread, so that what is remembered of queries is small; look-ups have some
+fifty octets, and 128 or 256 where they are padded (RFC 8467)."""
 
 MAX_FRESH_S = 86_400
 MAX_NEGATIVE_FRESH_S = 3_600
-
-_QNAME = 0xC000 | HEADER_LENGTH
-"""A pointer to the question's name (RFC 1035 section 4.1.4)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +79,8 @@ class Keepable:
 
     fresh_s: int
     ttls: tuple[tuple[int, int], ...]
-    """(offset, ttl) of every record but OPT, whose TTL field is none."""
-    question_end: int
+    """(offset, ttl) of every record but OPT, whose TTL field is none; a negative answer's SOA has the lesser
+    of its TTL and its minimum."""
     additional_offset: int
 
 
@@ -118,46 +113,56 @@ def decide(query: bytes, zone: Zone) -> Forward | Answer | Refuse:
         # A response sent to a resolver is never answered, else two of us could talk forever.
         return Refuse()
     read = parse_question(query)
-    if read is None or header.opcode != 0:
+    if read is None or header.opcode != QUERY:
         return Forward(steered=None)
     question, _ = read
-    if question.qname == PROBE_NAME:
-        return Answer(message=_own_answer(query, question, PROBE_ADDRESS, ttl_s=0))
     if question.qclass not in (IN, ANY):
         return Forward(steered=None)
+    if question.qname == PROBE_NAME:
+        return Answer(message=address_of_ours(query, question, PROBE_ADDRESS, ttl_s=0))
     sinkhole = zone.sinkhole(question.qname)
     if sinkhole is not None:
-        return Answer(message=_own_answer(query, question, sinkhole, ttl_s=SINKHOLE_TTL_S))
+        return Answer(message=address_of_ours(query, question, sinkhole, ttl_s=SINKHOLE_TTL_S))
+    if question.qtype in (AXFR, IXFR) or len(query) > MAX_STUDIED_QUERY:
+        return Forward(steered=None)
     return Forward(steered=question if zone.covers(question.qname) else None)
 
 
 def answers(query: bytes, answer: bytes) -> bool:
-    """Whether `answer` is one to `query`, the ids included; its sender is checked by the socket."""
+    """Whether `answer` is one to `query`, the ids included; its sender is checked by the socket.
+
+    A question that cannot be read here, or several, cannot be compared: then the id has to do, as for the
+    client itself. Nothing is learned or kept of those.
+    """
     asked, told = parse_header(query), parse_header(answer)
     if asked is None or told is None or not told.is_response:
         return False
     if told.id != asked.id or told.opcode != asked.opcode:
         return False
-    if told.questions == 0 or asked.questions != 1:
-        # Old servers answer what they cannot read with a bare header: it carries no data, and without
-        # it the client would wait where it was told before. A question of RFC 7873 section 5.4 has none.
-        return told.answers == 0 and (told.rcode != NOERROR or asked.questions == 0)
-    asked_question, told_question = parse_question(query), parse_question(answer)
+    asked_question = parse_question(query)
     if asked_question is None:
-        return told.answers == 0 and told.rcode != NOERROR
+        return True
+    if told.questions == 0:
+        # Old servers answer what they cannot read with a bare header, and any may do so for an UPDATE (RFC
+        # 2136 section 3.8): it carries no data, and without it the client would wait where it was told.
+        return told.answers == 0 and (told.rcode != NOERROR or told.opcode != QUERY)
+    told_question = parse_question(answer)
     return told_question is not None and told_question[0] == asked_question[0]
 
 
 def lesson(answer: bytes) -> Lesson:
     """The addresses of the whole answer section, CNAME chains included, and how to keep the answer."""
+    header = parse_header(answer)
+    if header is None:
+        return NOTHING_LEARNED
+    lookup_failed = header.rcode in (SERVFAIL, REFUSED)
     message = parse_message(answer)
     if message is None or message.question is None:
-        return NOTHING_LEARNED
-    header = message.header
+        return Lesson(addresses=(), keepable=None, lookup_failed=lookup_failed)
     return Lesson(
         addresses=_addresses(answer, message),
         keepable=_keepable(answer, message) if not header.is_truncated else None,
-        lookup_failed=header.rcode in (SERVFAIL, REFUSED),
+        lookup_failed=lookup_failed,
     )
 
 
@@ -172,85 +177,24 @@ def question_key(query: bytes, question: Question) -> QuestionKey:
     )
 
 
-def retold(answer: bytes, keepable: Keepable, query: bytes, *, over_udp: bool) -> bytes | None:
-    """An answer told to another query with the same question key; None when it would not fit.
-
-    The client's own question is put back, so its case stays; the additional section goes, since its
-    OPT belongs to the other client.
-    """
-    read = parse_question(query)
-    if read is None or read[1] != keepable.question_end or len(answer) < keepable.additional_offset:
-        return None
-    body = answer[read[1] : keepable.additional_offset]
-    if over_udp and read[1] + len(body) > _udp_size(query):
-        return None
-    flags = int.from_bytes(answer[2:4], "big") & (QR | OPCODE | RA | RCODE)
-    flags |= int.from_bytes(query[2:4], "big") & (RD | CD)
-    counts = answer[4:10] + b"\0\0"
-    return query[:2] + flags.to_bytes(2, "big") + counts + query[HEADER_LENGTH : read[1]] + body
-
-
-def servfail(query: bytes) -> bytes:
-    """A SERVFAIL to `query`, its question kept when it can be read."""
-    return _reply(query, SERVFAIL)
-
-
-def refused(query: bytes) -> bytes:
-    """A REFUSED to `query`, its question kept when it can be read."""
-    return _reply(query, REFUSED)
-
-
-def _reply(
-    query: bytes, rcode: int, *, answer: bytes = b"", authority: bytes = b"", authoritative: bool = False
-) -> bytes:
-    """An answer of our own, with at most one record in each section, and EDNS where the query has it."""
-    read = parse_question(query)
-    question = query[HEADER_LENGTH : read[1]] if read else b""
-    opt = _own_opt(query)
-    flags = int.from_bytes(query[2:4], "big") & (OPCODE | RD | CD)
-    flags |= QR | RA | rcode | (AA if authoritative else 0)
-    counts = struct.pack(">HHHH", bool(question), bool(answer), bool(authority), bool(opt))
-    return query[:2] + flags.to_bytes(2, "big") + counts + question + answer + authority + opt
-
-
-def _own_opt(query: bytes) -> bytes:
-    """An OPT record of ours for a query that has one (RFC 6891 section 7), with its DO bit (RFC 3225)."""
-    message = parse_message(query)
-    opt = message.opt() if message else None
-    return b"" if opt is None else struct.pack(">BHHIH", 0, OPT, UDP_SIZE, opt.ttl & DO, 0)
-
-
-def _own_answer(query: bytes, question: Question, address: IPv4Address, *, ttl_s: int) -> bytes:
-    """The address for type A (and ANY, RFC 8482), NODATA for every other type.
-
-    NODATA comes with a SOA (RFC 2308 section 3), so that clients know how briefly they may keep it. HTTPS and
-    SVCB are among the others: no address hint or ECH of elsewhere leads past us.
-    """
-    if question.qtype in (A, ANY) and question.qclass in (IN, ANY):
-        record = struct.pack(">HHHIH", _QNAME, A, IN, ttl_s, 4) + address.packed
-        return _reply(query, NOERROR, answer=record, authoritative=True)
-    data = (
-        struct.pack(">H", _QNAME) + b"\6nobody\7invalid\0" + struct.pack(">5I", 1, 3600, 1200, 604800, ttl_s)
-    )
-    record = struct.pack(">HHHIH", _QNAME, SOA, IN, ttl_s, len(data)) + data
-    return _reply(query, NOERROR, authority=record, authoritative=True)
-
-
 def _addresses(answer: bytes, message: Message) -> tuple[LearnedAddress, ...]:
     found: dict[IPv4Address | IPv6Address, int] = {}
     for record in message.records:
         if record.section != "answer" or record.rclass != IN:
             continue
-        data = answer[record.data_offset : record.data_offset + record.data_length]
-        address: IPv4Address | IPv6Address
-        if record.type == A and len(data) == 4:
-            address = IPv4Address(data)
-        elif record.type == AAAA and len(data) == 16:
-            address = IPv6Address(data)
-        else:
-            continue
-        found[address] = max(record.ttl, found.get(address, 0))
+        for address in _addresses_of(record, answer[record.data_offset : record.data_end]):
+            found[address] = max(record.ttl, found.get(address, 0))
     return tuple(LearnedAddress(address, ttl) for address, ttl in found.items())
+
+
+def _addresses_of(record: Record, data: bytes) -> Sequence[IPv4Address | IPv6Address]:
+    if record.type == A and len(data) == 4:
+        return (IPv4Address(data),)
+    if record.type == AAAA and len(data) == 16:
+        return (IPv6Address(data),)
+    if record.type in (HTTPS, SVCB):
+        return hints(data)
+    return ()
 
 
 def _keepable(answer: bytes, message: Message) -> Keepable | None:
@@ -259,39 +203,24 @@ def _keepable(answer: bytes, message: Message) -> Keepable | None:
     records = message.records
     if any(record.type in (TSIG, SIG) for record in records):
         return None  # signed for one transaction (RFC 8945, RFC 2931): it is nobody else's answer
-    told = [record.ttl for record in records if record.section == "answer"]
-    negative = message.header.rcode == NXDOMAIN or not _has_type(message)
-    fresh_s = min([*told, MAX_FRESH_S])
-    if negative:
-        fresh_s = min(fresh_s, _negative_ttl(answer, records), MAX_NEGATIVE_FRESH_S)
-    return Keepable(
-        fresh_s=fresh_s,
-        ttls=tuple((record.ttl_offset, record.ttl) for record in records if record.type != OPT),
-        question_end=message.question_end,
-        additional_offset=message.additional_offset,
-    )
+    ttls = [(record.ttl_offset, record.ttl) for record in records if record.type != OPT]
+    fresh_s = min([MAX_FRESH_S, *(record.ttl for record in records if record.section == "answer")])
+    if message.header.rcode == NXDOMAIN or not _has_type(message):
+        soa = next((r for r in records if r.section == "authority" and r.type == SOA), None)
+        negative_ttl = min(soa.ttl, _minimum(answer, soa)) if soa else 0
+        fresh_s = min(fresh_s, negative_ttl, MAX_NEGATIVE_FRESH_S)
+        # The SOA's TTL says how much longer, to whoever keeps our replay (RFC 2308 sections 5 and 6).
+        ttls = [(at, negative_ttl if soa and at == soa.ttl_offset else ttl) for at, ttl in ttls]
+    return Keepable(fresh_s=fresh_s, ttls=tuple(ttls), additional_offset=message.additional_offset)
 
 
 def _has_type(message: Message) -> bool:
     asked = message.question.qtype if message.question else 0
-    any_type = 255
     return any(
-        record.section == "answer" and (record.type == asked or asked == any_type)
-        for record in message.records
+        record.section == "answer" and (record.type == asked or asked == ANY) for record in message.records
     )
 
 
-def _negative_ttl(answer: bytes, records: Sequence[Record]) -> int:
-    """RFC 2308 section 5: the lesser of the SOA's own TTL and its MINIMUM; 0 without a SOA."""
-    for record in records:
-        if record.section == "authority" and record.type == SOA and record.data_length >= 22:
-            end = record.data_offset + record.data_length
-            return min(record.ttl, int.from_bytes(answer[end - 4 : end], "big"))
-    return 0
-
-
-def _udp_size(query: bytes) -> int:
-    """The largest answer the client takes over UDP (RFC 6891 section 6.2.3)."""
-    message = parse_message(query)
-    opt = message.opt() if message else None
-    return max(512, opt.rclass) if opt else 512
+def _minimum(answer: bytes, soa: Record) -> int:
+    """The SOA's last field (RFC 1035 section 3.3.13); 0 when there is no room for it."""
+    return int.from_bytes(answer[soa.data_end - 4 : soa.data_end], "big") if soa.data_length >= 22 else 0

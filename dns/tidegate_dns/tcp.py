@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from tidegate_dns.address import Exempt, exempt_tcp_socket, socket_address
 from tidegate_dns.limits import Limits
 from tidegate_dns.message import Question
-from tidegate_dns.policy import Answer, Forward, Refuse, answers, decide, lesson, refused
+from tidegate_dns.policy import Answer, Forward, Refuse, answers, decide, lesson
+from tidegate_dns.reply import refused
 from tidegate_dns.resolver import Resolver, Told
 from tidegate_dns.udp import LearnNow, Observe
 from tidegate_dns.zone import Zone

@@ -16,7 +16,8 @@ from tidegate_dns.address import IPAddress, LearnedAddress, family_of, landing_a
 from tidegate_dns.datagrams import Datagrams
 from tidegate_dns.forwarder import Flight, Forwarder, Peer
 from tidegate_dns.message import Question
-from tidegate_dns.policy import Answer, Forward, Refuse, decide, lesson, refused, servfail
+from tidegate_dns.policy import Answer, Forward, Refuse, decide, lesson
+from tidegate_dns.reply import refused, servfail
 from tidegate_dns.resolver import Resolver, Told
 from tidegate_dns.zone import Zone
 
