@@ -15,7 +15,8 @@ from pathlib import Path
 
 from tidegate_agent.steering.encoding import new_table
 from tidegate_agent.steering.netlink import NetlinkError, NftSocket
-from tidegate_agent.steering.ruleset import KEEPER, keeper_table
+from tidegate_agent.steering.plan import KEEPER
+from tidegate_agent.steering.ruleset import keeper_table
 from tidegate_core.errors import StartRefused
 
 # tcp_states.h, as /proc/net/tcp prints them. In FIN_WAIT2 the peer has all our data and our FIN already.

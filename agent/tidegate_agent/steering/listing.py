@@ -1,6 +1,6 @@
 """The rules in nft syntax (nft(8)), as `nft list ruleset` prints them; pure.
 
-What they mean is `ruleset`'s business, and how the kernel is told them `encoding`'s.
+What they mean is `statement`'s business, and how the kernel is told them `encoding`'s.
 """
 
 from collections.abc import Iterable
@@ -16,11 +16,9 @@ from tidegate_agent.steering.observation import (
     Log,
     Redirected,
 )
+from tidegate_agent.steering.plan import LEASE_SET
 from tidegate_agent.steering.question import CASE_MASK, NAME_OFFSET, AsksFor
-from tidegate_agent.steering.ruleset import (
-    LEASE_SET,
-    Chain,
-    ElementSet,
+from tidegate_agent.steering.statement import (
     From,
     Goto,
     LeaseHeld,
@@ -36,11 +34,11 @@ from tidegate_agent.steering.ruleset import (
     RewriteTo,
     SentBy,
     Statement,
-    Table,
     To,
     ToMember,
     ToPort,
 )
+from tidegate_agent.steering.table import Chain, ElementSet, Table
 from tidegate_proxy.endpoint import IPAddress
 
 _PRIORITIES = {

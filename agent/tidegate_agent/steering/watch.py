@@ -13,16 +13,8 @@ from collections.abc import Iterable
 
 from tidegate_agent.steering.exemption import Exemption
 from tidegate_agent.steering.observation import TCP_HEADER_WORDS, AtMost, BeginsHello, Log
-from tidegate_agent.steering.ruleset import (
-    Chain,
-    NotOver,
-    OutputHook,
-    Return,
-    Rule,
-    Table,
-    ToPort,
-    exempt_rule,
-)
+from tidegate_agent.steering.statement import NotOver, Return, Rule, ToPort, exempt_rule
+from tidegate_agent.steering.table import Chain, OutputHook, Table
 
 WATCH = "tidegate_watch"
 OWN = "tidegate own"

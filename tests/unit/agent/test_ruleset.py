@@ -14,17 +14,10 @@ from tidegate_agent.steering.keeper import orphans
 from tidegate_agent.steering.listing import render, statement_text
 from tidegate_agent.steering.netlink import NetlinkError, attributes, nest, text, u32
 from tidegate_agent.steering.nft import NftSteering, start_refusal
-from tidegate_agent.steering.ruleset import (
-    Chain,
-    LeaseHeld,
-    OutputHook,
-    Plan,
-    Redirect,
-    RewriteTo,
-    Table,
-    keeper_table,
-    steering_table,
-)
+from tidegate_agent.steering.plan import Plan
+from tidegate_agent.steering.ruleset import keeper_table, steering_table
+from tidegate_agent.steering.statement import LeaseHeld, Redirect, RewriteTo
+from tidegate_agent.steering.table import Chain, OutputHook, Table
 from tidegate_core.errors import UsageError
 from tidegate_dns.address import Landing
 from tidegate_dns.zone import Zone
@@ -53,6 +46,7 @@ def test_connections_are_steered_by_address_and_port_after_the_exemption() -> No
     """N1, I5: the probe comes before the exemption, everything else after it."""
     assert lines(steering_table(PLAN), "steer") == [
         "ip daddr 127.0.0.74 tcp dport 443 redirect to :8443",
+        "ip6 daddr ::1 tcp dport 116 redirect to :8443",
         "ip daddr 127.0.0.74 tcp dport 53 redirect to :5300",
         "meta mark & 0x000000ff == 0x00000074 return",
         "meta l4proto @alive ip daddr . tcp dport @steered4 redirect to :8443",
@@ -105,7 +99,8 @@ def test_whatever_changes_a_packet_of_the_hosts_needs_the_lease(exemption: ByMar
         rule
         for one in table.chains
         for rule in one.rules
-        if isinstance(rule[-1], Redirect | RewriteTo) and "127.0.0.74" not in statement_text(rule[0])
+        if isinstance(rule[-1], Redirect | RewriteTo)
+        and not statement_text(rule[0]).startswith(("ip daddr 127.0.0.74", "ip6 daddr ::1"))
     ]
 
     assert len(changing) == 6
@@ -200,7 +195,7 @@ def test_a_mark_is_read_and_written_back() -> None:
     """The configuration's form; a mark without a mask is matched whole."""
     assert str(ByMark.parse("0x74/0xff")) == "0x74/0xff"
     assert ByMark.parse("116") == ByMark(value=0x74, mask=0xFFFFFFFF)
-    assert lines(steering_table(Plan(port=1, exemption=ByMark(value=0x74))), "steer")[1] == (
+    assert lines(steering_table(Plan(port=1, exemption=ByMark(value=0x74))), "steer")[2] == (
         "meta mark 0x00000074 return"
     )
 
