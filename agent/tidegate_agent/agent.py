@@ -30,6 +30,7 @@ from tidegate_agent.naming import Naming
 from tidegate_agent.own_traffic import exemption
 from tidegate_agent.pause import Pause, PauseFile
 from tidegate_agent.probe import Probe
+from tidegate_agent.registries import registries_of
 from tidegate_agent.report import Report
 from tidegate_agent.request_log import RequestLog
 from tidegate_agent.sockets import exempt_dialler, listen
@@ -50,7 +51,7 @@ from tidegate_proxy.interception.authority import PROBE_HOST, Authority
 from tidegate_proxy.interception.interceptor import Arrival, Interceptor
 from tidegate_proxy.interception.leaf import Leaves
 from tidegate_proxy.registry.pull_through import PullThroughCache
-from tidegate_proxy.site import Registries, Registry
+from tidegate_proxy.site import Registries
 from tidegate_proxy.upstreams.direct import NameResolver
 
 DRAIN_S = 30.0
@@ -131,7 +132,7 @@ class Agent:
         """Everything open and nothing steered yet; raises StartRefused."""
         activity = Activity()
         activity.bypassed.update(dict.fromkeys(CAUSES, 0))
-        registries = Registries(_registry(entry) for entry in config.registry)
+        registries = Registries(registries_of(config.registry, system=system_bundle()))
         steering = _steering(config, keeper)
         authority = Authority.load_or_create(
             config.authority_dir,
@@ -185,7 +186,8 @@ class Agent:
         )
         interceptor = Interceptor(
             original_dst=steering.original_dst,
-            steered=registries.claims,
+            scheme_of=registries.scheme_of,
+            plain_http_on=registries.plain_http_on,
             tls_context=leaves.context,
             http_protocol=http.protocol,
             dial=exempt_dialler(steering.exempt),
@@ -373,12 +375,6 @@ def _each(*observers: Callable[[FetchEnded], None]) -> Callable[[FetchEnded], No
             observer(end)
 
     return ended
-
-
-def _registry(entry: RegistryConfig) -> Registry:
-    return Registry(
-        name=entry.name, hosts=tuple(str(host) for host in entry.hosts), plain_http=entry.plain_http
-    )
 
 
 def _steering(config: AgentConfig, keeper: Keeper | None) -> Steering:

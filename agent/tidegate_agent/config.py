@@ -197,11 +197,6 @@ NOT_YET: Mapping[str, Callable[[AgentConfig], bool]] = {
     'steering.backend = "iptables"': lambda config: config.steering.backend == "iptables",
     "steering.forwarded = true": lambda config: config.steering.forwarded,
     'dns.mode = "sinkhole"': lambda config: config.dns.mode == "sinkhole",
-    "plain_http in [[registry]]": lambda config: any(entry.plain_http for entry in config.registry),
-    "a port in registry.hosts": lambda config: any(
-        entry.port_of(host) != 443 for entry in config.registry for host in entry.hosts
-    ),
-    "ca in [[registry]]": lambda config: any(entry.ca for entry in config.registry),
     '[[upstream]] of kind "mirror"': lambda config: any(
         upstream.kind == "mirror" for upstream in config.upstream
     ),
@@ -273,14 +268,19 @@ def checked(config: AgentConfig, source: str) -> AgentConfig:
 
 
 def check_registries(registries: Iterable[RegistryConfig], source: str) -> None:
-    """UsageError for a host that belongs to two registries, and where there is none at all."""
-    owners: dict[RegistryHost, str] = {}
+    """UsageError for a host that belongs to two registries, and where there is none at all.
+
+    On different ports one host may be several registries.
+    """
+    owners: dict[tuple[str, int], str] = {}
     for entry in registries:
+        if entry.plain_http and entry.ca is not None:
+            cause = f"{source}: registry {entry.name!r} has a ca, and plain_http says that it speaks no TLS"
+            raise UsageError(cause, next_step="remove one of them")
         for host in entry.hosts:
-            if owners.setdefault(host, entry.name) != entry.name:
-                cause = (
-                    f"{source}: host {host} belongs to two registries, {owners[host]!r} and {entry.name!r}"
-                )
+            owner = owners.setdefault((host.pattern, entry.port_of(host)), entry.name)
+            if owner != entry.name:
+                cause = f"{source}: host {host} belongs to two registries, {owner!r} and {entry.name!r}"
                 raise UsageError(cause, next_step="remove it from one of them")
     if not owners:
         raise UsageError(f"{source}: no registry is left to steer", next_step="add a [[registry]] with hosts")

@@ -8,17 +8,25 @@ the site. Pure: no socket, no look-up.
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 DOCKER_HUB = "docker.io"
+
+Scheme = Literal["http", "https"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registry:
-    """One configured registry; a host may have a port (`example:5000`) or be a wildcard (`*.gcr.io`)."""
+    """One configured registry; a host may have a port (`example:5000`) or be a wildcard (`*.gcr.io`).
+
+    `ca` (PEM) is trusted for what is asked for its sake and for nothing else, beside the system's anchors;
+    `tls` verifies by both.
+    """
 
     name: str
     hosts: tuple[str, ...]
     plain_http: bool = False
+    ca: bytes = b""
     tls: ssl.SSLContext | None = field(default=None, compare=False)
 
 
@@ -29,7 +37,8 @@ class Site:
     registry: str
     host: str
     port: int = 443
-    scheme: str = "https"
+    scheme: Scheme = "https"
+    ca: bytes = field(default=b"", compare=False, repr=False)
     tls: ssl.SSLContext | None = field(default=None, compare=False)
 
     @property
@@ -59,25 +68,35 @@ class Registries:
 
     def __init__(self, registries: Iterable[Registry]) -> None:
         self._by_host: dict[tuple[str, int], Registry] = {}
+        self._plain_ports: frozenset[int] = frozenset()
         self._hub: tuple[str, int] | None = None
+        self.replace(registries)
+
+    def replace(self, registries: Iterable[Registry]) -> None:
+        """From now on it is these; sites that were given before stay as they are."""
+        by_host: dict[tuple[str, int], Registry] = {}
+        hub = None
         for registry in registries:
             default = 80 if registry.plain_http else 443
             for pattern in registry.hosts:
                 host, _, port = pattern.partition(":")
                 place = (host.lower(), int(port) if port else default)
-                self._by_host[place] = registry
-                if registry.name == DOCKER_HUB and self._hub is None:
-                    self._hub = place
+                by_host[place] = registry
+                if registry.name == DOCKER_HUB and hub is None:
+                    hub = place
+        self._by_host, self._hub = by_host, hub
+        self._plain_ports = frozenset(port for (_, port), known in by_host.items() if known.plain_http)
 
     def site(self, host: str, port: int) -> Site | None:
         """The site for a host name and a TCP port, or None when no registry claims them."""
         name = host.lower()
-        _, _, parent = name.partition(".")
-        registry = self._by_host.get((name, port)) or self._by_host.get((f"*.{parent}", port))
+        registry = self._registry(name, port)
         if registry is None:
             return None
-        scheme = "http" if registry.plain_http else "https"
-        return Site(registry=registry.name, host=name, port=port, scheme=scheme, tls=registry.tls)
+        scheme: Scheme = "http" if registry.plain_http else "https"
+        return Site(
+            registry=registry.name, host=name, port=port, scheme=scheme, ca=registry.ca, tls=registry.tls
+        )
 
     def by_namespace(self, namespace: str) -> Site | None:
         """The site that `?ns=` names, the way back of `Site.namespace`; None when no registry claims it."""
@@ -90,12 +109,25 @@ class Registries:
 
     def claims(self, host: str) -> bool:
         """Whether any registry has this host name, on whatever port."""
-        name = host.lower()
-        _, _, parent = name.partition(".")
-        return any(pattern in (name, f"*.{parent}") for pattern, _ in self._by_host)
+        return bool(self.ports(host))
+
+    def scheme_of(self, host: str, port: int) -> Scheme | None:
+        """What the registry speaks that has this host name on this TCP port; None when none has."""
+        registry = self._registry(host.lower(), port)
+        if registry is None:
+            return None
+        return "http" if registry.plain_http else "https"
+
+    def plain_http_on(self, port: int) -> bool:
+        """Whether any registry without TLS has this TCP port."""
+        return port in self._plain_ports
 
     def ports(self, host: str) -> frozenset[int]:
         """The TCP ports on which registries have this host name."""
         name = host.lower()
         _, _, parent = name.partition(".")
         return frozenset(port for pattern, port in self._by_host if pattern in (name, f"*.{parent}"))
+
+    def _registry(self, name: str, port: int) -> Registry | None:
+        _, _, parent = name.partition(".")
+        return self._by_host.get((name, port)) or self._by_host.get((f"*.{parent}", port))

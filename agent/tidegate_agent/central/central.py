@@ -22,10 +22,10 @@ from tidegate_agent.admin import Admin
 from tidegate_agent.central.config import CentralConfig
 from tidegate_agent.central.names import Addresses, machine_names
 from tidegate_agent.central.report import CentralReport
-from tidegate_agent.config import RegistryConfig
 from tidegate_agent.credentials import login_of, open_credentials
 from tidegate_agent.machine import machine_id, open_journal
 from tidegate_agent.metrics import Metrics, RequestSeconds
+from tidegate_agent.registries import registries_of
 from tidegate_agent.request_log import RequestLog
 from tidegate_agent.sockets import listen_on
 from tidegate_agent.trust import system_bundle
@@ -53,7 +53,7 @@ from tidegate_proxy.interception.authority import PROBE_HOST, Authority
 from tidegate_proxy.interception.interceptor import Arrival
 from tidegate_proxy.interception.leaf import Leaves
 from tidegate_proxy.registry.pull_through import PullThroughCache
-from tidegate_proxy.site import Registries, Registry
+from tidegate_proxy.site import Registries
 from tidegate_proxy.upstreams.credentials import Login
 from tidegate_proxy.upstreams.direct import NameResolver
 
@@ -94,7 +94,7 @@ class Central:
         """Everything open; raises StartRefused."""
         log = structlog.get_logger()
         activity = Activity()
-        registries = Registries(_registry(entry) for entry in config.registry)
+        registries = Registries(registries_of(config.registry, system=system_bundle()))
         names = _names(config)
         authority = Authority.load_or_create(
             config.authority_dir, hosts=(*config.host_patterns, *names), machine_id=machine_id(), now=_now()
@@ -235,20 +235,6 @@ def _listen(parts: AsyncExitStack, places: Iterable[Endpoint], table: str) -> li
     for listener in listeners:
         parts.callback(listener.close)
     return listeners
-
-
-def _registry(entry: RegistryConfig) -> Registry:
-    tls = None
-    if entry.ca is not None:
-        try:
-            tls = ssl.create_default_context(cafile=str(entry.ca))
-        except (OSError, ssl.SSLError) as error:
-            raise StartRefused(
-                f"the ca of [[registry]] {entry.name!r} cannot be used: {error}",
-                next_step=f"ls -l {entry.ca}",
-            ) from error
-    hosts = tuple(str(host) for host in entry.hosts)
-    return Registry(name=entry.name, hosts=hosts, plain_http=entry.plain_http, tls=tls)
 
 
 def _names(config: CentralConfig) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Where redirected connections arrive: each is intercepted or goes on, byte for byte, to where it was going.
 
-DESIGN 2, steps 4 and 5. A steered SNI is answered with our own certificate; everything else (another name,
-no name, not TLS, silence) is spliced to its original destination. Nothing is consumed before that is decided.
+DESIGN 2, steps 4 and 5. A steered SNI is answered with our own certificate, and a request for a registry
+without TLS as it came; everything else (another name, no name, another protocol, silence) is spliced to its
+original destination. Nothing is consumed before that is decided.
 
 Fails open: whatever goes wrong before the first byte is consumed, a bug in what decides or in what would
 serve included, ends in a splice and not in an error. The one thing refused is a connection whose original
@@ -24,12 +25,15 @@ from typing import assert_never
 from tidegate_proxy.endpoint import Endpoint, IPAddress
 from tidegate_proxy.interception.authority import PROBE_HOST
 from tidegate_proxy.interception.client_hello import ClientHello, NotTls
+from tidegate_proxy.interception.http_head import HttpHead, NotHttp
 from tidegate_proxy.interception.intercepted import Intercepted
 from tidegate_proxy.interception.linger import reset
-from tidegate_proxy.interception.peek import Unheard, peek_hello
+from tidegate_proxy.interception.peek import Unheard, peek_head, peek_hello
 from tidegate_proxy.interception.splice import CHUNK_BYTES, splice
+from tidegate_proxy.site import Scheme
 
 _Name = tuple[str, int] | tuple[str, int, int, int]
+_Heard = ClientHello | NotTls | HttpHead | NotHttp | Unheard
 
 OUTCOMES: tuple[tuple[str, str], ...] = (
     ("intercepted", "steered"),
@@ -37,6 +41,7 @@ OUTCOMES: tuple[tuple[str, str], ...] = (
     ("spliced", "other_sni"),
     ("spliced", "no_sni"),
     ("spliced", "not_tls"),
+    ("spliced", "other_scheme"),
     ("spliced", "no_http1"),
     ("spliced", "silent"),
     ("spliced", "incomplete"),
@@ -63,7 +68,10 @@ _DISTRUST = ("UNKNOWN_CA", "BAD_CERTIFICATE", "CERTIFICATE_UNKNOWN", "UNSUPPORTE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """A connection to intercept: the name asked for, where it was going, and who opened it."""
+    """A connection to intercept: the name asked for, where it was going, and who opened it.
+
+    Without TLS the name is that of the first request's Host field.
+    """
 
     sni: str
     original: Endpoint
@@ -91,23 +99,26 @@ class Interceptor:
         self,
         *,
         original_dst: Callable[[socket.socket], Endpoint | None],
-        steered: Callable[[str], bool],
+        scheme_of: Callable[[str, int], Scheme | None],
         tls_context: Callable[[str], ssl.SSLContext],
         http_protocol: Callable[[Arrival], asyncio.Protocol],
         dial: Callable[[Endpoint], Awaitable[socket.socket]],
         observe: Callable[[str, str], None],
         why_splice: Callable[[Endpoint, Endpoint], str | None] = _no_reason,
         handshake_failed: Callable[[Arrival, OSError], None] = _ignore,
+        plain_http_on: Callable[[int], bool] = lambda _: False,
         hello_timeout_s: float = 2.0,
         max_connections: int = 4096,
     ) -> None:
-        """`dial` bounds its own time. `why_splice` is asked, with the client's endpoint and the original
-        destination, about each connection that would be intercepted. `handshake_failed` learns of every
-        intercepted client that did not finish the handshake; `distrusts` tells whether it was for want of
-        trust.
+        """`scheme_of` tells what the registry speaks that has this name and port, None where none has.
+        `plain_http_on` says on which ports a registry without TLS may be asked for. `dial` bounds its own
+        time. `why_splice` is asked, with the client's endpoint and the original destination, about each
+        connection that would be answered with our certificate. `handshake_failed` learns of every intercepted
+        client that did not finish the handshake; `distrusts` tells whether it was for want of trust.
         """
         self._original_dst = original_dst
-        self._steered = steered
+        self._scheme_of = scheme_of
+        self._plain_http_on = plain_http_on
         self._tls_context = tls_context
         self._http_protocol = http_protocol
         self._dial = dial
@@ -265,7 +276,7 @@ class Interceptor:
             return
         peer = _endpoint(peername)
         try:
-            heard = await peek_hello(sock, timeout_s=self._hello_timeout_s)
+            heard = await self._hear(sock, original.port)
         except OSError:
             raise  # the client reset the connection
         except Exception as error:  # noqa: BLE001 - peeking consumed nothing: the origin can still serve
@@ -285,17 +296,23 @@ class Interceptor:
             return None
         return original
 
-    def _decide(
-        self, heard: ClientHello | NotTls | Unheard, original: Endpoint, peer: Endpoint
-    ) -> "_Interception | str":
+    async def _hear(self, sock: socket.socket, port: int) -> _Heard:
+        heard = await peek_hello(sock, timeout_s=self._hello_timeout_s)
+        if isinstance(heard, NotTls) and self._plain_http_on(port):
+            return await peek_head(sock, timeout_s=self._hello_timeout_s)
+        return heard
+
+    def _decide(self, heard: _Heard, original: Endpoint, peer: Endpoint) -> "_Interception | str":
         """What to intercept with, or why to splice."""
         match heard:
             case Unheard.SILENT:
                 return "silent"
             case Unheard.INCOMPLETE:
                 return "incomplete"
-            case NotTls():
+            case NotTls() | NotHttp():
                 return "not_tls"
+            case HttpHead(host=host):
+                return self._plain_interception(host, original, peer)
             case ClientHello(sni=sni, alpn=alpn):
                 return "no_sni" if sni is None else self._interception(sni, alpn, original, peer)
             case _:
@@ -305,8 +322,9 @@ class Interceptor:
         self, sni: str, alpn: tuple[str, ...], original: Endpoint, peer: Endpoint
     ) -> "_Interception | str":
         try:
-            if sni != PROBE_HOST and not self._steered(sni):
-                return "other_sni"
+            scheme = "https" if sni == PROBE_HOST else self._scheme_of(sni, original.port)
+            if scheme != "https":
+                return "other_sni" if scheme is None else "other_scheme"
             if alpn and "http/1.1" not in alpn:
                 return "no_http1"
             # The probe is the agent's own: what is known of clients must not be able to end the steering.
@@ -320,6 +338,17 @@ class Interceptor:
             _report("a connection is spliced because of a bug", error)
             return "error"
 
+    def _plain_interception(self, host: str, original: Endpoint, peer: Endpoint) -> "_Interception | str":
+        """No certificate is shown, so who the client is and whom it trusts does not matter."""
+        try:
+            if self._scheme_of(host, original.port) != "http":
+                return "other_scheme"
+            arrival = Arrival(sni=host, original=original, peer=peer)
+            return _Interception(arrival=arrival, context=None, protocol=self._http_protocol(arrival))
+        except Exception as error:  # noqa: BLE001 - nothing is consumed yet: the origin can still serve
+            _report("a connection is spliced because of a bug", error)
+            return "error"
+
     async def _intercept(self, sock: socket.socket, interception: "_Interception") -> None:
         arrival = interception.arrival
         connection = Intercepted(interception.protocol, ended=self._connection_lost)
@@ -328,7 +357,7 @@ class Interceptor:
                 lambda: connection,
                 sock,
                 ssl=interception.context,
-                ssl_handshake_timeout=_HANDSHAKE_TIMEOUT_S,
+                ssl_handshake_timeout=None if interception.context is None else _HANDSHAKE_TIMEOUT_S,
             )
         except OSError as error:
             self._observe("refused", "distrusted" if distrusts(error) else "handshake")
@@ -360,8 +389,10 @@ class Interceptor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Interception:
+    """Without `context` the client speaks plain HTTP."""
+
     arrival: Arrival
-    context: ssl.SSLContext
+    context: ssl.SSLContext | None
     protocol: asyncio.Protocol
 
 

@@ -8,20 +8,24 @@ nothing about the connection and never writes to it.
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 from enum import Enum, auto
+from typing import TypeVar
 
 from tidegate_proxy.interception.client_hello import ClientHello, NeedMore, NotTls, parse_client_hello
+from tidegate_proxy.interception.http_head import MAX_HEAD_BYTES, HttpHead, NotHttp, parse_http_head
 
-_FIRST_PEEK_BYTES = 4096
+_Heard = TypeVar("_Heard")
+_HELLO_BYTES = 4096  # at the first look: more than any hello seen
 
 
 class Unheard(Enum):
-    """Why there is no ClientHello to speak of, although nothing contradicts one."""
+    """Why nothing is known of the client, although nothing contradicts that it speaks as expected."""
 
     SILENT = auto()
     """Nothing came in time, or the client closed its side without a word."""
     INCOMPLETE = auto()
-    """A hello began and did not go on in time, or will not go on."""
+    """A hello, or a head, began and did not go on in time, or will not go on."""
 
 
 async def peek_hello(sock: socket.socket, *, timeout_s: float) -> ClientHello | NotTls | Unheard:
@@ -29,13 +33,24 @@ async def peek_hello(sock: socket.socket, *, timeout_s: float) -> ClientHello | 
 
     Raises `OSError` when the client reset the connection.
     """
+    return await _peek(sock, parse_client_hello, timeout_s, at_once=_HELLO_BYTES)
+
+
+async def peek_head(sock: socket.socket, *, timeout_s: float) -> HttpHead | NotHttp | Unheard:
+    """The same for the head of an HTTP request."""
+    return await _peek(sock, parse_http_head, timeout_s, at_once=2 * MAX_HEAD_BYTES)
+
+
+async def _peek(
+    sock: socket.socket, parse: Callable[[bytes], _Heard | NeedMore], timeout_s: float, *, at_once: int
+) -> _Heard | Unheard:
     said = False
     needed = 1
     try:
         async with asyncio.timeout(timeout_s):
             while True:
                 try:
-                    data = sock.recv(max(needed, _FIRST_PEEK_BYTES), socket.MSG_PEEK)
+                    data = sock.recv(max(needed, at_once), socket.MSG_PEEK)
                 except (BlockingIOError, InterruptedError):
                     await _readable(sock)
                     continue
@@ -45,11 +60,11 @@ async def peek_hello(sock: socket.socket, *, timeout_s: float) -> ClientHello | 
                     if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                         raise OSError(error, os.strerror(error))
                     return Unheard.INCOMPLETE if data else Unheard.SILENT
-                hello = parse_client_hello(data)
-                if not isinstance(hello, NeedMore):
-                    return hello
+                heard = parse(data)
+                if not isinstance(heard, NeedMore):
+                    return heard
                 said = True
-                needed = hello.at_least
+                needed = heard.at_least
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, needed)
                 await _readable(sock)
     except TimeoutError:

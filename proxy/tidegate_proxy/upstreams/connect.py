@@ -57,7 +57,9 @@ class ConnectCarrier:
         own_authorization: str | None,
         silence_s: float | None,
     ) -> aiohttp.ClientResponse:
-        context = await self._trust.context()
+        if site.scheme == "http":
+            raise OSError("plain HTTP is not sent through a CONNECT proxy")
+        context = await self._trust.context(site.ca)
         if own_authorization is not None:
             headers = CIMultiDict(headers)
             headers["Authorization"] = own_authorization

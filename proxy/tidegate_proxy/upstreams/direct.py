@@ -1,6 +1,7 @@
 """The upstream of last resort: the registry itself.
 
-TLS is verified against the system's trust store, or the registry's own CA.
+TLS is verified against the system's trust store and, for a registry that has one, its own CA: at the registry
+and wherever that sends us.
 """
 
 import asyncio
@@ -99,7 +100,7 @@ class DirectUpstream:
                     site.origin + target,
                     method,
                     headers,
-                    tls=lambda url: self._context(site, url),
+                    tls=lambda _: site.tls or self._tls,
                     body=body,
                     follow_redirects=follow_redirects,
                     silence_s=silence_s,
@@ -114,17 +115,12 @@ class DirectUpstream:
         self._darkness.ends(site)
         return HttpResponse(response)
 
-    def _context(self, site: Site, url: str) -> ssl.SSLContext:
-        if site.tls is not None and url.startswith(f"{site.origin}/"):
-            return site.tls
-        return self._tls
-
     async def _look(self, site: Site) -> str:
         """Why the site gives no HTTP answer at all; empty when it gives any."""
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_S):
                 response = await self._exchange.send(
-                    f"{site.origin}/v2/", "GET", {}, tls=lambda url: self._context(site, url)
+                    f"{site.origin}/v2/", "GET", {}, tls=lambda _: site.tls or self._tls
                 )
         except FAILURES as error:
             return f"{site.authority}: {said(error)}"

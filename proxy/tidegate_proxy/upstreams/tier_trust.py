@@ -47,11 +47,22 @@ class ConnectTrust:
         self._url = url
         self._ca: bytes | None = None
         self._context: ssl.SSLContext | None = None
+        self._with: dict[bytes, ssl.SSLContext] = {}
         self._loading = asyncio.Lock()
 
-    async def context(self) -> ssl.SSLContext:
-        """What to verify with; raises TierDistrusted without the file, and what `offered` raises."""
-        return self._context or await self.renewed()
+    async def context(self, also: bytes = b"") -> ssl.SSLContext:
+        """What to verify with; raises TierDistrusted without the file, and what `offered` raises.
+
+        `also` is the CA (PEM) of a registry that has its own: not every proxy intercepts.
+        """
+        context = self._context or await self.renewed()
+        if not also:
+            return context
+        if also not in self._with:
+            wider = await asyncio.to_thread(_beside_the_system, self._system, self._ca, self._file)
+            wider.load_verify_locations(cadata=also.decode("ascii", "replace"))
+            self._with[also] = wider
+        return self._with[also]
 
     async def renewed(self) -> ssl.SSLContext:
         """The same, after another look at the file; without a pin, at what the proxy offers."""
@@ -64,6 +75,7 @@ class ConnectTrust:
             if self._context is None or ca != self._ca:
                 self._context = await asyncio.to_thread(_beside_the_system, self._system, ca, self._file)
                 self._ca = ca
+                self._with.clear()
             return self._context
 
     async def objection(self, error: ssl.SSLError | ssl.CertificateError) -> TierDistrusted:

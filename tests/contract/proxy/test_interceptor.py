@@ -22,9 +22,12 @@ from tidegate_proxy.interception.client_hello import ClientHello
 from tidegate_proxy.interception.interceptor import OUTCOMES, Arrival, Interceptor, distrusts
 from tidegate_proxy.interception.leaf import Leaves
 from tidegate_proxy.interception.peek import peek_hello
+from tidegate_proxy.site import Scheme
 
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 STEERED = "ghcr.io"
+PLAIN = "registry.local"
+SCHEMES: dict[str, Scheme] = {STEERED: "https", PLAIN: "http"}
 
 
 class Site(asyncio.Protocol):
@@ -64,6 +67,7 @@ class Stage:
         self.origin_met = 0
         self.bug: Exception | None = None
         self.avoid: str | Exception | None = None
+        self.plain_http = False
         self.asked: list[tuple[Endpoint, Endpoint]] = []
         self.parts = ExitStack()
 
@@ -76,7 +80,8 @@ class Stage:
         self.address = self.listener.getsockname()[:2]
         self.interceptor = Interceptor(
             original_dst=lambda _sock: self.original,
-            steered=lambda sni: sni == STEERED,
+            scheme_of=lambda name, _port: SCHEMES.get(name),
+            plain_http_on=lambda _port: self.plain_http,
             tls_context=self._context,
             http_protocol=self._site,
             dial=self._dial,
@@ -243,6 +248,87 @@ async def test_a_client_that_is_to_be_left_alone_reaches_the_origin(
     assert await stage.echoed(client, sent) == sent
     assert stage.observed == [("spliced", reason)]
     assert stage.asked == [(Endpoint.of(*client.getsockname()), stage.original)]
+
+
+REQUEST = b"GET /v2/ HTTP/1.1\r\nHost: registry.LOCAL:5000\r\nUser-Agent: x\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("piece", [1000, 7, 1])
+async def test_a_plain_registry_is_known_by_the_host_field(stage: Stage, piece: int) -> None:
+    """C24: without TLS the head is waited for and read without taking it, however it is cut in pieces.
+
+    Who asks does not matter, since no certificate is shown.
+    """
+    stage.plain_http, stage.avoid = True, "stranger"
+    client = stage.connect()
+    loop = asyncio.get_running_loop()
+
+    for at in range(0, len(REQUEST), piece):
+        await loop.sock_sendall(client, REQUEST[at : at + piece])
+    answer = await rest(client)
+
+    assert answer.endswith(f"{PLAIN} via {stage.original}".encode())
+    assert stage.observed == [("intercepted", "steered")]
+    assert (stage.origin_met, stage.asked) == (0, [])
+
+
+async def test_a_request_whose_head_is_long_is_met_as_any_other(stage: Stage) -> None:
+    """C24: registries' tokens are some kilobytes."""
+    stage.plain_http = True
+    client = stage.connect()
+    head = REQUEST[:-2] + b"Authorization: Bearer " + b"x" * 12_000 + b"\r\n\r\n"
+
+    await asyncio.get_running_loop().sock_sendall(client, head)
+
+    assert (await rest(client)).endswith(f"{PLAIN} via {stage.original}".encode())
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (REQUEST.replace(b"registry.LOCAL", b"www.example.org"), "other_scheme"),
+        (REQUEST.replace(b"registry.LOCAL:5000", STEERED.encode()), "other_scheme"),
+        (REQUEST.replace(b"Host", b"Hast"), "not_tls"),
+        (REQUEST.replace(b"User-Agent", b"Host"), "not_tls"),
+        (REQUEST[:-2] + b"X: " + b"x" * 17_000 + b"\r\n\r\n", "not_tls"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "not_tls"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "not_tls"),
+        (REQUEST[:40], "incomplete"),
+    ],
+    ids=["another host", "a host with TLS", "no host", "two hosts", "endless", "HTTP/2", "no HTTP", "half"],
+)
+async def test_what_is_no_request_for_a_plain_registry_goes_on(
+    stage: Stage, sent: bytes, reason: str
+) -> None:
+    """C24, N6: byte for byte."""
+    stage.plain_http = True
+
+    assert await stage.echoed(stage.connect(), sent) == sent
+    assert stage.observed == [("spliced", reason)]
+
+
+@pytest.mark.parametrize(("plain_http", "reason"), [(False, "not_tls"), (True, "intercepted")])
+async def test_only_ports_of_plain_registries_are_looked_at_for_requests(
+    stage: Stage, plain_http: bool, reason: str
+) -> None:
+    """C24, N6: elsewhere whoever speaks HTTP goes on at once."""
+    stage.plain_http = plain_http
+    client = stage.connect()
+
+    await asyncio.get_running_loop().sock_sendall(client, REQUEST)
+    client.shutdown(socket.SHUT_WR)
+    await rest(client)
+
+    assert reason in stage.observed[0]
+
+
+async def test_tls_for_a_plain_registry_goes_on(stage: Stage) -> None:
+    """C24: clients that try TLS first are told by the registry itself that it has none."""
+    stage.plain_http = True
+    sent = hello_bytes(PLAIN)
+
+    assert await stage.echoed(stage.connect(), sent) == sent
+    assert stage.observed == [("spliced", "other_scheme")]
 
 
 async def test_nobody_asks_who_a_neighbour_or_the_probe_is(stage: Stage) -> None:

@@ -213,9 +213,6 @@ def test_a_value_that_cannot_work_is_refused_by_its_key(tmp_path: Path, toml: st
         ('[steering]\nbackend = "iptables"', 'steering.backend = "iptables"'),
         ("[steering]\nforwarded = true", "steering.forwarded = true"),
         ('[dns]\nmode = "sinkhole"', 'dns.mode = "sinkhole"'),
-        ('[[registry]]\nname = "quay.io"\nplain_http = true', "plain_http in [[registry]]"),
-        ('[[registry]]\nname = "x"\nhosts = ["x.example:5000"]', "a port in registry.hosts"),
-        ('[[registry]]\nname = "quay.io"\nca = "/etc/x.pem"', "ca in [[registry]]"),
         (
             '[[upstream]]\nkind = "mirror"\nurl = "https://x.example"',
             '[[upstream]] of kind "mirror"',
@@ -229,6 +226,32 @@ def test_a_setting_of_a_later_version_is_refused_rather_than_ignored(
     """DESIGN 8: nothing that is configured is silently without effect."""
     assert setting in NOT_YET, "it is implemented now: drop it from this table"
     assert f"{setting} is not in this version yet" in complaint(tmp_path, toml)
+
+
+def test_one_host_may_be_several_registries_on_different_ports(tmp_path: Path) -> None:
+    """C24: each with its own scheme and CA; the host is steered, and vouched for, once."""
+    config = configured(
+        tmp_path,
+        "default_registries = false\n"
+        '[[registry]]\nname = "a"\nhosts = ["registry.local"]\nca = "/etc/ca.pem"\n'
+        '[[registry]]\nname = "b"\nhosts = ["registry.local:5000"]\nplain_http = true\n'
+        '[[registry]]\nname = "c"\nhosts = ["registry.local"]\nplain_http = true\n',
+    )
+
+    assert [each.port_of(host) for each in config.registry for host in each.hosts] == [443, 5000, 80]
+    assert config.host_patterns == ("registry.local",)
+
+
+@pytest.mark.parametrize(
+    ("toml", "told"),
+    [
+        ('[[registry]]\nname = "x"\nhosts = ["quay.io:443"]', "belongs to two registries"),
+        ('[[registry]]\nname = "quay.io"\nplain_http = true\nca = "/etc/ca.pem"', "speaks no TLS"),
+    ],
+)
+def test_registries_that_contradict_each_other_are_refused(tmp_path: Path, toml: str, told: str) -> None:
+    """C24, DESIGN 8: the port that is meant when none is given counts."""
+    assert told in complaint(tmp_path, toml)
 
 
 HOSTS = [
