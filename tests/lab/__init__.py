@@ -12,6 +12,7 @@ from .https import HttpsAnswer, Recorded, ask, replay
 from .image import LARGE, SINGLE, SMALL, Contents, Image, Recipe
 from .lab import Lab
 from .node import Node
+from .own_registry import OwnRegistry, allow_plain_http
 from .process import CommandFailed, Completed, Process
 from .registry import Connection, Registry, Request, User
 from .resolver import Resolver
@@ -39,6 +40,7 @@ __all__ = [
     "Image",
     "Lab",
     "Node",
+    "OwnRegistry",
     "Process",
     "Pull",
     "Pulling",
@@ -50,6 +52,7 @@ __all__ = [
     "Resolver",
     "Tier",
     "User",
+    "allow_plain_http",
     "ask",
     "replay",
     "until",

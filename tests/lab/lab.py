@@ -17,6 +17,7 @@ from .host import PYTHON_ENV, Host
 from .image import LARGE, SINGLE, SMALL, Image, Recipe
 from .network import Network, on_the_internet, on_the_lan
 from .node import Node
+from .own_registry import OwnRegistry
 from .pki import Authority, token_signer
 from .registry import Plan, Registry, User, backend_config, front_config
 from .resolver import Resolver
@@ -246,6 +247,12 @@ class Lab:
             records={**self.resolver.records, central.domain_name: [central.interfaces[0].ip]}
         )
         return central
+
+    def add_own_registry(self, name: str = "own", domain_name: str = "registry.local.test") -> OwnRegistry:
+        """A host for registries of one's own, none started yet, until the next `reset()`."""
+        own = self._add(OwnRegistry(name, domain_name))
+        self.resolver.answer(records={**self.resolver.records, domain_name: [own.interfaces[0].ip]})
+        return own
 
     def reset(self) -> None:
         """New nodes; registries and resolver healthy, reachable and with empty logs."""
