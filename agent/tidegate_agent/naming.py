@@ -1,6 +1,6 @@
 """The agent's name side: the responder, its own look-ups, and what both teach steering.
 
-Follows the resolvers that the system uses; never chooses them.
+Follows the resolvers that the system uses and its hosts file; never chooses, never writes.
 """
 
 import asyncio
@@ -14,16 +14,21 @@ import structlog
 from tidegate_agent.activity import Activity
 from tidegate_agent.addresses import SteeredAddresses
 from tidegate_agent.config import AgentConfig
+from tidegate_agent.hosts import HostsFile
 from tidegate_agent.names import keep_names_steered
-from tidegate_agent.resolvers import ResolverWatch
+from tidegate_agent.resolved import over_tls, resolved_servers
+from tidegate_agent.resolvers import Resolvers, ResolverWatch
 from tidegate_agent.steering import Steering, SteeringFailed
+from tidegate_agent.unsteerable import Unsteerable, unsteerable
 from tidegate_dns.address import IPAddress, LearnedAddress
 from tidegate_dns.lookup import Lookup, NameNotFound, ResolverUnreachable
 from tidegate_dns.responder import Responder
-from tidegate_dns.zone import Zone
+from tidegate_dns.zone import Zone, normal
 from tidegate_proxy.site import Registries
 
-_RESOLVER_POLL_S = 1.0
+_LOOK_EVERY_S = 1.0
+_HOSTS_EVERY_S = 60.0
+_HOSTS_TTL_S = 120
 _SETTLE_POLL_S = 0.01
 
 
@@ -46,7 +51,11 @@ class Naming:
         self._lend = lend
         self._zone = Zone.of(config.host_patterns)
         self._watch = ResolverWatch() if config.dns.resolvers == "system" else None
-        self.resolvers = _first_resolvers(config, self._watch)
+        self._asked = _first_resolvers(config, self._watch)
+        self._hosts = HostsFile(self._covers)
+        self._hosts_zone = self._zone
+        self._hosts_due = 0.0
+        self._landings: object = None
         stale_max_s = config.cache.stale_max.total_seconds()
         self.addresses = SteeredAddresses(
             steering=steering,
@@ -65,11 +74,17 @@ class Naming:
             observe=activity.dns_queries_ended,
         )
         self._lookup = Lookup(
-            self.resolvers,
+            self._asked.addresses,
+            over_tcp=self._asked.over_tcp,
             exempt=steering.exempt,
             clock=time.monotonic,
             answered=self._responder.remember,
         )
+
+    @property
+    def resolvers(self) -> tuple[IPAddress, ...]:
+        """Whom the host's programs ask, in their order; then whom systemd-resolved asks for them."""
+        return self._asked.steered
 
     @property
     def resolver_reachable(self) -> bool:
@@ -83,16 +98,38 @@ class Naming:
     async def open(self, parts: AsyncExitStack) -> None:
         """Listen for look-ups; raises StartRefused."""
         parts.push_async_callback(self._responder.close)
-        await self._responder.open(self.resolvers)
+        await self._responder.open(self._asked.steered)
 
     def steer(self) -> None:
         """Send the host's look-ups of steered names here; raises SteeringFailed."""
-        self._lend(self._responder.udp_sockets)
-        self._steering.steer_dns(self._responder.udp_ports, self._responder.tcp_port, self._zone)
+        responder, landings = self._responder, self._where_queries_land()
+        self._lend(responder.udp_sockets)
+        self._steering.steer_dns(
+            responder.udp_ports,
+            responder.tcp_port,
+            self._zone,
+            linked=responder.linked,
+            leaving=responder.leaving,
+        )
+        self._landings = landings
 
     def tend(self) -> None:
-        """Keep or forget steered addresses; raises SteeringFailed."""
-        self.addresses.tend(resolver_reachable=self._responder.resolver_reachable)
+        """Keep or forget steered addresses; raises SteeringFailed.
+
+        A daemon on loopback answers at once that it could not ask: then our own look-ups tell.
+        """
+        self.addresses.tend(resolver_reachable=self.resolver_reachable)
+
+    def unsteerable(self) -> tuple[Unsteerable, ...]:
+        """What this host shows of look-ups and connections that cannot be steered."""
+        follows_system = self._watch is not None
+        return unsteerable(
+            unserved=self._responder.unserved,
+            hosts=self._hosts.addresses,
+            over_tls=over_tls() if follows_system else "",
+            resolved=resolved_servers() if follows_system else (),
+            wildcards=bool(self._zone.wildcard_parents),
+        )
 
     async def settle(self, timeout_s: float) -> None:
         """Wait until the look-ups that are on their way are answered, at most so long."""
@@ -102,7 +139,13 @@ class Naming:
                     await asyncio.sleep(_SETTLE_POLL_S)
 
     async def resolve(self, host: str) -> list[str]:
-        """The addresses of a host, for connections of our own; raises OSError when there are none."""
+        """The addresses of a host, for connections of our own; raises OSError when there are none.
+
+        What the hosts file says of a steered name comes first, as it does for the client that asked for it.
+        """
+        listed = self._hosts.addresses.get(normal(host))
+        if listed:
+            return list(map(str, listed))
         try:
             found = await self._lookup.addresses(host, last_resort=True)
         except (NameNotFound, ResolverUnreachable) as error:
@@ -110,9 +153,9 @@ class Naming:
         return [str(each.address) for each in found]
 
     async def run(self) -> None:
-        """Keep the configured names steered and follow the system's resolvers, until cancelled."""
+        """Keep the configured names steered and follow the system's files, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow_resolvers(), name="follow resolvers")
+            group.create_task(self._look_around(), name="follow resolvers and hosts file")
             group.create_task(
                 keep_names_steered(
                     sorted(self._zone.exact_names),
@@ -123,21 +166,42 @@ class Naming:
                 name="keep names steered",
             )
 
-    async def _follow_resolvers(self) -> None:
-        while self._watch is not None:
-            await asyncio.sleep(_RESOLVER_POLL_S)
-            found = self._watch.poll()
-            if found is None:
-                continue
-            self.resolvers = found.addresses
-            self._lookup.set_resolvers(self.resolvers)
-            self._responder.set_resolvers(self.resolvers)
+    async def _look_around(self) -> None:
+        while True:
             try:
-                self.steer()
+                self._steer_hosts()
+                self._follow_resolvers()
             except SteeringFailed as error:
                 self._activity.steering_errors["resolvers"] += 1
                 self._log.error("steering failed", cause=error.cause)
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _follow_resolvers(self) -> None:
+        found = self._watch.poll() if self._watch is not None else None
+        if found is not None:
+            self._asked = found
+            self._lookup.set_resolvers(found.addresses, over_tcp=found.over_tcp)
             self._log.info("resolvers changed", resolvers=[str(each) for each in self.resolvers])
+        # Whatever the files say: this host's address on a link may be another one now.
+        self._responder.set_resolvers(self._asked.steered)
+        if self._where_queries_land() != self._landings:
+            self.steer()
+
+    def _covers(self, name: str) -> bool:
+        return self._zone.covers(name)
+
+    def _where_queries_land(self) -> object:
+        return dict(self._responder.udp_ports), self._responder.linked, self._responder.leaving
+
+    def _steer_hosts(self) -> None:
+        changed = self._hosts.poll(again=self._zone is not self._hosts_zone)
+        self._hosts_zone = self._zone
+        now = time.monotonic()
+        if not changed and now < self._hosts_due:
+            return
+        self._hosts_due = now + _HOSTS_EVERY_S
+        for name, addresses in self._hosts.addresses.items():
+            self.addresses.learn(name, [LearnedAddress(address, _HOSTS_TTL_S) for address in addresses])
 
     def _learn(self, name: str, addresses: Sequence[LearnedAddress]) -> None:
         """The responder's side of learning, which knows OSError only."""
@@ -155,8 +219,8 @@ class Naming:
         self._log.warning("registry name not resolved, trying again", name=name, cause=cause)
 
 
-def _first_resolvers(config: AgentConfig, watch: ResolverWatch | None) -> tuple[IPAddress, ...]:
+def _first_resolvers(config: AgentConfig, watch: ResolverWatch | None) -> Resolvers:
     if watch is not None:
-        return watch.current.addresses
+        return watch.current
     assert config.dns.resolvers != "system"  # else there would be a watch
-    return config.dns.resolvers
+    return Resolvers(addresses=config.dns.resolvers)

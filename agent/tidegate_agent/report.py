@@ -24,6 +24,7 @@ from tidegate_agent.status import (
     Status,
     SteeringStatus,
     TrustStatus,
+    UnsteerableStatus,
 )
 from tidegate_agent.steering import Steering
 from tidegate_agent.upstreams import upstreams_status
@@ -107,6 +108,10 @@ class Report:
             forwarded=self.activity.dns_queries["forwarded"],
             learned=self.activity.learned_addresses,
             resolver_reachable=self.naming.resolver_reachable,
+            unsteerable=[
+                UnsteerableStatus(what=found.what, why=found.why, next_step=found.next_step)
+                for found in self.naming.unsteerable()
+            ],
         )
 
     def _cache(self) -> CacheStatus:

@@ -18,6 +18,14 @@ class SteeringStatus(msgspec.Struct, frozen=True, kw_only=True):
     addresses: int
 
 
+class UnsteerableStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Something of this host that cannot be steered, why, and what to do about it."""
+
+    what: str
+    why: str
+    next_step: str
+
+
 class DnsStatus(msgspec.Struct, frozen=True, kw_only=True):
     """`learned` counts addresses handed to steering since the start."""
 
@@ -27,6 +35,7 @@ class DnsStatus(msgspec.Struct, frozen=True, kw_only=True):
     forwarded: int
     learned: int
     resolver_reachable: bool
+    unsteerable: list[UnsteerableStatus] = []
 
 
 class CacheStatus(msgspec.Struct, frozen=True, kw_only=True):
