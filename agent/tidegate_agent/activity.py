@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tidegate_dns.responder import OUTCOMES as DNS_OUTCOMES
+from tidegate_dns.outcomes import ARRIVED as DNS_ARRIVED
+from tidegate_dns.outcomes import OUTCOMES as DNS_OUTCOMES
 from tidegate_proxy.fetching.filling import FetchEnded
 from tidegate_proxy.http.crash_journal import CrashedTwice
 from tidegate_proxy.http.served import Moment, Served
@@ -47,6 +48,11 @@ class Activity:
     def dns_queries_ended(self, outcome: str, count: int) -> None:
         """Queries were answered, forwarded, answered stale ...: one of the responder's `OUTCOMES`."""
         self.dns_queries[outcome] += count
+
+    @property
+    def dns_queries_arrived(self) -> int:
+        """How many queries there were, each once."""
+        return sum(self.dns_queries[outcome] for outcome in DNS_ARRIVED)
 
     def fetched(self, ended: FetchEnded) -> None:
         """A blob was fetched, or not to its end."""

@@ -104,7 +104,7 @@ class Report:
         return DnsStatus(
             resolvers=[str(address) for address in self.naming.resolvers],
             mode=self.config.dns.mode,
-            queries=self.activity.dns_queries.total(),
+            queries=self.activity.dns_queries_arrived,
             forwarded=self.activity.dns_queries["forwarded"],
             learned=self.activity.learned_addresses,
             resolver_reachable=self.naming.resolver_reachable,

@@ -123,4 +123,6 @@ class Shelf:
 
 
 def _size(key: bytes, kept: Kept) -> int:
-    return len(key) + 2 * len(kept.answer) + 200  # the answer, its rendering, and the objects around them
+    """Octets of memory: the answer and its rendering, and the objects around them (measured, rounded up)."""
+    records = 120 * len(kept.keepable.ttls) + 150 * len(kept.addresses)
+    return 700 + len(key) + 2 * len(kept.answer) + records

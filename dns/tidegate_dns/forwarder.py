@@ -26,7 +26,7 @@ _MAX_SENDS = 5
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Flight:
-    """One query in flight; `clients` maps each waiting client to the ids it asked with."""
+    """One query in flight; `clients` has each waiting client with an id it asked with, and how often."""
 
     query: bytes
     """As the first client sent it, its id included."""
@@ -36,9 +36,14 @@ class Flight:
     wire: bytes
     """As it is sent: under an id of our own."""
     sent_at: float
-    clients: dict[tuple[Peer, int], None] = field(default_factory=dict)
+    clients: dict[tuple[Peer, int], int] = field(default_factory=dict)
     sends: int = 1
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
+
+    @property
+    def queries(self) -> int:
+        """How many queries wait for its answer."""
+        return sum(self.clients.values())
 
 
 class Landing(Protocol):
@@ -53,23 +58,29 @@ class Landing(Protocol):
     def unreachable(self, flight: Flight) -> None:
         """The resolver's host or network refused the query; the flight is over."""
 
+    def unanswered(self, flight: Flight) -> None:
+        """Nothing came for `answer_within_s`, or newer queries needed its place; the flight is over."""
+
 
 class Budget:
-    """How many flights there may be over all resolvers, and which of them is the oldest."""
+    """How many flights there may be over all resolvers, of how many octets, and which is the oldest."""
 
-    def __init__(self, flights: int) -> None:
+    def __init__(self, flights: int, octets: int) -> None:
         self._flights = flights
+        self._octets = octets
         self._open: dict[Flight, Callable[[Flight], None]] = {}
 
     def take(self, flight: Flight, end: Callable[[Flight], None]) -> None:
-        """Count a flight in; the oldest one is ended when there are too many."""
-        while len(self._open) >= self._flights:
+        """Count a flight in; the oldest ones are ended when there are too many."""
+        self._octets -= len(flight.query)
+        while self._open and (len(self._open) >= self._flights or self._octets < 0):
             oldest = next(iter(self._open))
             self._open[oldest](oldest)
         self._open[flight] = end
 
     def give_back(self, flight: Flight) -> None:
-        self._open.pop(flight, None)
+        if self._open.pop(flight, None) is not None:
+            self._octets += len(flight.query)
 
 
 class Forwarder:
@@ -106,8 +117,8 @@ class Forwarder:
         """
         waiting = (client, int.from_bytes(query[:2], "big")) if client is not None else None
         flight = self._joinable.get(query[2:])
-        if flight is not None:
-            return self._join(flight, waiting)
+        if flight is not None and self._joins(flight, waiting):
+            return True
         try:
             sock = connected_udp_socket(self._resolver, self._port, self._exempt)
         except OSError as error:
@@ -115,20 +126,20 @@ class Forwarder:
         wire = self._new_id().to_bytes(2, "big") + query[2:]
         flight = Flight(query=query, steered=steered, sock=sock, wire=wire, sent_at=self._clock())
         if waiting is not None:
-            flight.clients[waiting] = None
+            flight.clients[waiting] = 1
         try:
             sock.send(wire)
         except OSError as error:
             sock.close()
             return self._failed_to_send(query, steered, waiting, error)
-        self._budget.take(flight, self.end)
+        self._budget.take(flight, self._give_up)
         self._flights.add(flight)
         self._joinable[query[2:]] = flight
         self._loop.add_reader(sock, self._readable, flight, sock)
         flight.timers = [
             self._loop.call_later(self._limits.stale_after_s, self._landing.slow, flight),
             self._loop.call_later(self._limits.join_within_s, self._leave_behind, flight),
-            self._loop.call_later(self._limits.answer_within_s, self.end, flight),
+            self._loop.call_later(self._limits.answer_within_s, self._give_up, flight),
         ]
         return True
 
@@ -154,10 +165,12 @@ class Forwarder:
         for flight in list(self._flights):
             self.end(flight)
 
-    def _join(self, flight: Flight, waiting: tuple[Peer, int] | None) -> bool:
+    def _joins(self, flight: Flight, waiting: tuple[Peer, int] | None) -> bool:
+        """Whether the flight takes one more client; a full one is left for a new one."""
         if waiting is None:
             return True
         if waiting in flight.clients:
+            flight.clients[waiting] += 1
             # The client's own retry: the datagram or its answer may be lost, so it goes out again.
             if flight.sends < _MAX_SENDS:
                 flight.sends += 1
@@ -165,7 +178,7 @@ class Forwarder:
             return True
         if len(flight.clients) >= self._limits.clients_per_flight:
             return False
-        flight.clients[waiting] = None
+        flight.clients[waiting] = 1
         return True
 
     def _send_again(self, flight: Flight) -> None:
@@ -191,6 +204,10 @@ class Forwarder:
         self.end(flight)
         self._landing.answered(flight, answer)
 
+    def _give_up(self, flight: Flight) -> None:
+        self.end(flight)
+        self._landing.unanswered(flight)
+
     def _end_unreachable(self, flight: Flight) -> None:
         self.end(flight)
         self._landing.unreachable(flight)
@@ -202,7 +219,7 @@ class Forwarder:
             return False
         flight = Flight(query=query, steered=steered, sock=None, wire=query, sent_at=self._clock())
         if waiting is not None:
-            flight.clients[waiting] = None
+            flight.clients[waiting] = 1
         self._landing.unreachable(flight)
         return True
 

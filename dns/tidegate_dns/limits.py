@@ -10,8 +10,10 @@ class Limits:
     resolvers: int = 16
     flights: int = 1024
     """Queries on their way to resolvers, each on a socket of its own."""
+    flight_bytes: int = 4 << 20
+    """Octets of those queries."""
     clients_per_flight: int = 64
-    """Clients that wait for the answer to one identical query."""
+    """Clients that wait for the answer to one identical query; for more it is sent again."""
     cached_answers_per_resolver: int = 4096
     cached_bytes_per_resolver: int = 4 << 20
     tcp_connections: int = 256

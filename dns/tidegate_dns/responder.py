@@ -27,10 +27,12 @@ from tidegate_dns.address import (
 from tidegate_dns.forwarder import Budget, Forwarder
 from tidegate_dns.limits import Limits
 from tidegate_dns.message import Question, parse_question
+from tidegate_dns.outcomes import OUTCOMES, Observe
 from tidegate_dns.policy import PROBE_ADDRESS, answers, lesson
+from tidegate_dns.reply import udp_size
 from tidegate_dns.resolver import Resolver
 from tidegate_dns.tcp import TcpConversation
-from tidegate_dns.udp import OUTCOMES, Observe, UdpPort
+from tidegate_dns.udp import UdpPort
 from tidegate_dns.zone import Zone
 
 Learn = Callable[[str, Sequence[LearnedAddress]], None]
@@ -78,7 +80,7 @@ class Responder:
         self._limits = limits or Limits()
         self._resolver_port = resolver_port
         self._new_id = new_id
-        self._budget = Budget(self._limits.flights)
+        self._budget = Budget(self._limits.flights, self._limits.flight_bytes)
         self._resolvers: dict[IPAddress, Resolver] = {}
         self._ports: dict[IPAddress, UdpPort] = {}
         self._leaving: dict[UdpPort, tuple[asyncio.TimerHandle, float]] = {}
@@ -168,7 +170,9 @@ class Responder:
         known = self._resolver(resolver)
         now = self._clock()
         known.heard(now)
-        known.keep(query, read[0], answer, lesson(answer), now, udp=True)
+        # What no datagram of theirs may hold came over TCP.
+        fits = len(answer) <= udp_size(query)
+        known.keep(query, read[0], answer, lesson(answer), now, udp=fits)
 
     async def close(self) -> None:
         """Close every port and connection; clients that wait get no answer and ask again."""

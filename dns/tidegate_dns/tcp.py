@@ -14,12 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tidegate_dns.address import Exempt, exempt_tcp_socket, socket_address
+from tidegate_dns.framing import framed, read_message
 from tidegate_dns.limits import Limits
 from tidegate_dns.message import Question
+from tidegate_dns.outcomes import Observe
 from tidegate_dns.policy import Answer, Forward, Refuse, answers, decide, lesson
 from tidegate_dns.reply import refused
 from tidegate_dns.resolver import Resolver, Told
-from tidegate_dns.udp import LearnNow, Observe
+from tidegate_dns.udp import LearnNow
 from tidegate_dns.zone import Zone
 
 _LINGER_RESET = struct.pack("ii", 1, 0)
@@ -81,7 +83,8 @@ class TcpConversation:
                 group.create_task(self._pass_queries(reader, group))
             await _flush(self._client)
         except* (OSError, EOFError):  # a time-out is an OSError, too
-            self._sock_reset()
+            if not self._idle.expired():  # who was idle sees the end that servers make of it (RFC 7766, 6.4)
+                self._sock_reset()
         finally:
             for outstanding in self._outstanding:
                 if outstanding.timer is not None:
@@ -92,7 +95,7 @@ class TcpConversation:
 
     async def _pass_queries(self, client: asyncio.StreamReader, group: asyncio.TaskGroup) -> None:
         me = asyncio.current_task()
-        while (query := await _read_message(client)) is not None:
+        while (query := await read_message(client)) is not None:
             self._moved()
             decision = decide(query, self._zone())
             match decision:
@@ -107,6 +110,7 @@ class TcpConversation:
                 case Forward(steered=question):
                     if question is not None and await self._tell_from_memory(query, question):
                         continue
+                    self._observe("forwarded", 1)
                     if self._upstream is None:
                         answering = await self._dial(query, question)
                         if answering is None:
@@ -117,7 +121,7 @@ class TcpConversation:
             self._upstream.write_eof()
 
     async def _pass_answers(self, upstream: asyncio.StreamReader, asking: asyncio.Task[None] | None) -> None:
-        while (answer := await _read_message(upstream)) is not None:
+        while (answer := await read_message(upstream)) is not None:
             self._moved()
             now = self._clock()
             self._resolver.heard(now)
@@ -158,7 +162,7 @@ class TcpConversation:
             self._observe("unreachable", 1)
             if question is None or not stale:
                 raise
-            await self._tell(stale, question, "stale")
+            await self._tell(stale, question, "forwarded_stale")
             return None
         except BaseException:
             sock.close()
@@ -172,17 +176,18 @@ class TcpConversation:
             outstanding = Outstanding(query=query, question=question)
             outstanding.timer = self._loop.call_later(self._limits.stale_after_s, self._slow, outstanding)
             self._outstanding.append(outstanding)
-        self._observe("forwarded", 1)
-        self._upstream.write(_framed(query))
+        self._upstream.write(framed(query))
         await self._upstream.drain()
 
     def _slow(self, asked: Outstanding) -> None:
         told = self._resolver.stale(asked.query, asked.question, self._clock(), udp=False)
         if told is not None and not asked.told:
             asked.told = True
-            self._observe("stale", 1)
-            self._learn(asked.question.qname, told.addresses)
-            self._client.write(_framed(told.message))  # bounded by tcp_outstanding_per_connection
+            self._observe("forwarded_stale", 1)
+            try:
+                self._learn(asked.question.qname, told.addresses)
+            finally:
+                self._client.write(framed(told.message))  # bounded by tcp_outstanding_per_connection
 
     async def _tell_from_memory(self, query: bytes, question: Question) -> bool:
         now = self._clock()
@@ -204,13 +209,15 @@ class TcpConversation:
         if told is None:
             return False
         asked.told = True
-        await self._tell(told, asked.question, "stale")
+        await self._tell(told, asked.question, "forwarded_stale")
         return True
 
     async def _tell(self, told: Told, question: Question, outcome: str) -> None:
         self._observe(outcome, 1)
-        self._learn(question.qname, told.addresses)
-        await self._write(told.message)
+        try:
+            self._learn(question.qname, told.addresses)
+        finally:
+            await self._write(told.message)
 
     def _forget(self, asked: Outstanding) -> None:
         self._outstanding.remove(asked)
@@ -219,7 +226,7 @@ class TcpConversation:
         self._room.release()
 
     async def _write(self, message: bytes) -> None:
-        self._client.write(_framed(message))
+        self._client.write(framed(message))
         await self._client.drain()
 
     def _moved(self) -> None:
@@ -240,22 +247,7 @@ async def _streams(sock: socket.socket) -> tuple[asyncio.StreamReader, asyncio.S
     return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
-async def _read_message(reader: asyncio.StreamReader) -> bytes | None:
-    """The next message behind its two length octets (RFC 7766 section 8); None at a clean end."""
-    try:
-        length = await reader.readexactly(2)
-    except asyncio.IncompleteReadError as error:
-        if error.partial:
-            raise
-        return None
-    return await reader.readexactly(int.from_bytes(length, "big"))
-
-
 async def _flush(writer: asyncio.StreamWriter) -> None:
     writer.close()
     async with asyncio.timeout(_FLUSH_S):
         await writer.wait_closed()
-
-
-def _framed(message: bytes) -> bytes:
-    return len(message).to_bytes(2, "big") + message

@@ -16,6 +16,7 @@ from tidegate_dns.address import IPAddress, LearnedAddress, family_of, landing_a
 from tidegate_dns.datagrams import Datagrams
 from tidegate_dns.forwarder import Flight, Forwarder, Peer
 from tidegate_dns.message import Question
+from tidegate_dns.outcomes import Observe
 from tidegate_dns.policy import Answer, Forward, Refuse, decide, lesson
 from tidegate_dns.reply import refused, servfail
 from tidegate_dns.resolver import Resolver, Told
@@ -26,12 +27,7 @@ DATAGRAMS_PER_WAKE = 64
 
 _RECEIVE_BUFFER = 1 << 20
 
-Observe = Callable[[str, int], None]
-"""Takes an outcome out of `OUTCOMES` and how often it came about."""
-
 LearnNow = Callable[[str, Sequence[LearnedAddress]], None]
-
-OUTCOMES = ("hit", "stale", "forwarded", "local", "ignored", "dropped", "unreachable", "unsteered")
 
 
 class UdpPort:
@@ -85,15 +81,18 @@ class UdpPort:
         warm = self.resolver.udp.by_query
         now = self._clock()
         others: list[tuple[bytes, Peer]] = []
+        hits = 0
         for number, query in enumerate(self._datagrams.receive()):
             kept = warm.get(query[2:])
             if kept is None or now >= kept.rendered_until:
                 others.append((query, self._datagrams.sender(number)))
             else:
+                hits += 1
                 self._datagrams.reply(number, query[:2] + kept.rendered)
-        hits = self._datagrams.send()
         if hits:
             self._observe("hit", hits)
+            if lost := hits - self._datagrams.send():
+                self._observe("undelivered", lost)
         for query, client in others:
             # Each by itself: they have left the socket, and one that fails must not take the others along.
             self._loop.call_soon(self._take, query, client, now)
@@ -164,13 +163,17 @@ class UdpPort:
 
     def unreachable(self, flight: Flight) -> None:
         self.resolver.refused()
-        self._observe("unreachable", 1)
+        self._came_of(flight, "unreachable")
         question = flight.steered
         if question is not None:
             self.ask_again_later(flight.query, question)
             if self._tell_stale(flight, question, self._clock()):
                 return
         self._send_to_clients(flight, servfail(flight.query))
+
+    def unanswered(self, flight: Flight) -> None:
+        self._came_of(flight, "unanswered")
+        flight.clients.clear()
 
     def _tell_stale(self, flight: Flight, question: Question, now: float) -> bool:
         """Answer the waiting clients from memory; they no longer wait for the flight."""
@@ -179,7 +182,7 @@ class UdpPort:
         told = self.resolver.stale(flight.query, question, now, udp=True)
         if told is None:
             return False
-        self._observe("stale", len(flight.clients))
+        self._came_of(flight, "forwarded_stale")
         try:
             self._learn(question.qname, told.addresses)
         finally:
@@ -198,11 +201,15 @@ class UdpPort:
             self._send(id_.to_bytes(2, "big") + message[2:], client)
         flight.clients.clear()
 
+    def _came_of(self, flight: Flight, outcome: str) -> None:
+        if flight.queries:
+            self._observe(outcome, flight.queries)
+
     def _send(self, message: bytes, client: Peer) -> None:
         try:
             self._sock.sendto(message, client)
         except OSError:
-            self._observe("dropped", 1)
+            self._observe("undelivered", 1)
 
     def ask_again_later(self, query: bytes, question: Question) -> None:
         """Ask a dark resolver again now and then, so that it is known when it is back."""

@@ -189,6 +189,11 @@ class Node:
     def loopback(self) -> str:
         return "127.0.0.1" if self.resolver.address.version == 4 else "::1"
 
+    @property
+    def queries(self) -> dict[str, int]:
+        """What became of queries, without what never did."""
+        return {outcome: count for outcome, count in self.observed.items() if count}
+
     def learned_addresses(self) -> set[str]:
         return {str(a.address) for _, addresses in self.learned for a in addresses}
 

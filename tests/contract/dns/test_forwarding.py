@@ -21,6 +21,7 @@ from contract.dns.scripted import (
 )
 from tidegate_dns.address import LearnedAddress
 from tidegate_dns.limits import Limits
+from tidegate_dns.outcomes import ARRIVED, OUTCOMES
 from tidegate_dns.policy import PROBE_ADDRESS, PROBE_NAME
 from tidegate_dns.udp import UdpPort
 
@@ -209,6 +210,27 @@ async def test_identical_queries_in_flight_are_one_and_each_client_gets_its_id(n
     assert len(node.resolver.asked) == 1
 
 
+async def test_a_flight_with_many_clients_is_followed_by_another(start_node: StartNode) -> None:
+    """N13, I8: the bound on who waits for one answer makes nobody wait for none."""
+    node = await start_node(limits=Limits(clients_per_flight=2))
+    held: list[bytes] = []
+    node.resolver.script = held.append
+    clients = [node.client() for _ in range(5)]
+    for number, client in enumerate(clients):
+        client.send(question(id_=100 + number))
+    await eventually(lambda: len(held) == 3)
+    replier = node.resolver._udp
+    assert replier is not None
+    for query, asker in zip(held, node.resolver.asked_from, strict=True):
+        replier.sendto(answer(query, "192.0.2.7"), asker)
+    replies = [await client.receive() for client in clients]
+    for client in clients:
+        client.__exit__()
+
+    assert replies == [answer(question(id_=100 + number), "192.0.2.7") for number in range(5)]
+    assert node.queries == {"forwarded": 5}
+
+
 async def test_queries_with_different_cookies_are_not_one(node: Node) -> None:
     """N13: the cache and the flights are keyed by the whole message but its id."""
     for cookie in (b"\1" * 8, b"\2" * 8):
@@ -267,6 +289,24 @@ async def test_flights_are_bounded_and_the_oldest_gives_way(start_node: StartNod
 
         assert await client.receive() == answer(question("new.test"), "192.0.2.7")
     assert sum(len(p.forwarder._flights) for p in _ports(node) if p.forwarder) <= 3
+
+
+async def test_flights_are_bounded_in_octets_too(start_node: StartNode) -> None:
+    """I8: a datagram may have 64 KiB, and none is kept for long."""
+    node = await start_node(limits=Limits(flight_bytes=100_000))
+    node.resolver.script = lambda _: None
+    with node.client() as client:
+        for number in range(20):
+            client.send(question(f"n{number}.test") + bytes(30_000))
+            await eventually(lambda number=number: len(node.resolver.asked) == number + 1)
+        assert sum(len(p.forwarder._flights) for p in _ports(node) if p.forwarder) == 3
+        assert node.queries["unanswered"] == 17
+        client.send(question("n0.test") + bytes(60_000))
+        await eventually(lambda: node.queries["unanswered"] == 19)
+        node.resolver.script = lambda query: answer(query, "192.0.2.7")
+        client.send(question("new.test"))
+
+        assert await client.receive() == answer(question("new.test"), "192.0.2.7")
 
 
 async def test_a_warm_name_is_answered_without_the_resolver_its_ttl_aged(warm_node: Node) -> None:
@@ -355,6 +395,37 @@ async def test_a_response_or_a_scrap_is_not_forwarded(node: Node) -> None:
         await eventually(lambda: node.observed.get("ignored") == 4)
 
     assert node.resolver.asked == []
+
+
+async def test_every_query_is_counted_once_as_it_arrives(start_node: StartNode) -> None:
+    """DESIGN 9: what came of it later is counted beside that."""
+    node = await start_node(limits=Limits(stale_after_s=0.05, answer_within_s=0.1))
+    asked = [question(), question(), question(PROBE_NAME), answer(question(), "192.0.2.7")]
+    for query in asked[:3]:
+        await node.ask(query)
+    with node.client() as client:
+        client.send(asked[3])
+        node.clock.forward(3000)
+        node.resolver.script = lambda _: None
+        client.send(question(id_=1))
+        assert ttls(await client.receive()) == [30]
+        node.clock.forward(2)
+        client.send(question(id_=2))
+        assert ttls(await client.receive()) == [30]
+        for _ in range(3):
+            client.send(question("other.test"))
+        await eventually(lambda: node.queries.get("unanswered") == 3)
+
+    assert {outcome: node.queries.get(outcome, 0) for outcome in ARRIVED} == {
+        "hit": 1,
+        "local": 1,
+        "ignored": 1,
+        "forwarded": 1 + 1 + 3,
+        "stale": 1,
+        "dropped": 0,
+    }
+    assert node.queries["forwarded_stale"] == 1
+    assert set(node.queries) <= set(OUTCOMES)
 
 
 async def test_the_probe_name_is_answered_here_at_every_port(node: Node) -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 import pytest
-from dnslib import EDNS0, DNSRecord
+from dnslib import EDNS0, DNSRecord, EDNSOption
 
 from contract.dns.scripted import (
     REGISTRY,
@@ -36,7 +36,7 @@ async def test_a_refusing_resolver_is_dark_at_once_and_steered_names_are_told_st
     assert time.monotonic() - started < 0.5
     assert reply == answer(question(id_=77), "192.0.2.7", ttl=30)
     assert not warm_node.responder.resolver_reachable
-    assert warm_node.observed["stale"] == 1
+    assert warm_node.queries == {"forwarded": 2, "forwarded_stale": 1, "unreachable": 1}
 
 
 async def test_a_silent_resolver_costs_a_client_at_most_two_seconds_once(warm_node: Node) -> None:
@@ -105,6 +105,43 @@ async def test_the_next_client_may_ask_in_other_bytes(warm_node: Node) -> None:
     assert (reply.header.id, reply.header.rcode, str(reply.q.qname)) == (5, 0, "ReGistry.Test.")
     assert [(str(r.rdata), r.ttl) for r in reply.rr] == [("192.0.2.7", 30)]
     assert warm_node.learned[-1][1][0].ttl_s > 30
+
+
+async def test_a_stale_answer_too_large_for_a_datagram_is_told_over_tcp(node: Node) -> None:
+    """C7, N13: what only TCP has heard makes the client ask there, as the resolver would have."""
+    many = [f"192.0.2.{number}" for number in range(60)]
+    node.resolver.script = lambda query: answer(query, *many)
+    await node.ask_tcp(question())
+    node.clock.forward(3000)
+    await node.resolver.stop()
+    told = DNSRecord.parse(await node.ask(question(id_=5)))
+
+    assert (told.header.id, told.header.tc, told.rr, str(told.q.qname)) == (5, 1, [], f"{REGISTRY}.")
+    assert await node.ask_tcp(question(id_=6)) == answer(question(id_=6), *many, ttl=30)
+
+
+@pytest.mark.parametrize("size", [10, 60])
+async def test_what_the_agent_looked_up_over_tcp_is_no_datagram(start_node: StartNode, size: int) -> None:
+    """N13, RFC 1035 section 4.2.1: a client's datagram has room for what its query says, and no more."""
+    node = await start_node()
+    asked = question(id_=1)
+    many = [f"192.0.2.{number}" for number in range(size)]
+    node.responder.remember(node.resolver.address, asked, answer(asked, *many))
+
+    over_udp = await node.ask(question(id_=2))
+    assert len(over_udp) <= 512
+    assert node.queries == ({"hit": 1} if size == 10 else {"forwarded": 1})
+
+
+async def test_a_client_with_a_cookie_is_told_stale_with_it(warm_node: Node) -> None:
+    """C7, RFC 7873 section 5.3: without it the client would drop the answer."""
+    warm_node.clock.forward(3000)
+    await warm_node.resolver.stop()
+    record = DNSRecord.parse(question())
+    record.add_ar(EDNS0(udp_len=1232, opts=[EDNSOption(10, bytes(16))]))
+    (opt,) = DNSRecord.parse(await warm_node.ask(bytes(record.pack()))).ar
+
+    assert [(option.code, option.data) for option in opt.rdata] == [(10, bytes(16))]
 
 
 async def test_a_validating_client_is_not_told_what_was_said_without_signatures(warm_node: Node) -> None:

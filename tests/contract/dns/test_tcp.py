@@ -179,6 +179,39 @@ async def test_a_steered_name_is_told_stale_when_the_resolver_is_silent(start_no
     assert await node.ask_tcp(question()) == answer(question(), "192.0.2.7", ttl=30)
 
 
+async def test_every_query_over_tcp_is_counted_once_as_it_arrives(start_node: StartNode) -> None:
+    """DESIGN 9: one that is told stale when it waited too long, or could not even be asked, included."""
+    node = await start_node(limits=Limits(stale_after_s=0.1))
+    for _ in range(2):
+        await node.ask_tcp(question())
+    node.clock.forward(3000)
+    node.resolver.script = lambda _: None
+    await node.ask_tcp(question())
+    await node.resolver.stop()
+    await node.ask_tcp(question())
+    with pytest.raises(ConnectionResetError):
+        await node.ask_tcp(question("other.test"))
+
+    assert node.queries == {"hit": 1, "forwarded": 4, "forwarded_stale": 2, "unreachable": 2}
+
+
+async def test_a_bug_in_learning_does_not_take_a_told_answer_with_it(start_node: StartNode) -> None:
+    """I1: over TCP neither, stale or not."""
+    node = await start_node(limits=Limits(stale_after_s=0.05))
+    asyncio.get_running_loop().set_exception_handler(lambda _, __: None)
+    await node.ask_tcp(question())
+
+    def buggy(_: str, addresses: object) -> None:
+        raise IndexError(addresses)
+
+    node.responder._learn = buggy
+
+    assert await node.ask_tcp(question()) == answer(question(), "192.0.2.7")
+    node.clock.forward(3000)
+    node.resolver.script = lambda _: None
+    assert await node.ask_tcp(question()) == answer(question(), "192.0.2.7", ttl=30)
+
+
 async def test_a_late_answer_after_a_stale_one_is_not_passed_on_twice(start_node: StartNode) -> None:
     """N13: a client would take the second one for the answer to its next question."""
     node = await start_node(limits=Limits(stale_after_s=0.05))
@@ -225,13 +258,16 @@ async def test_a_connection_not_redirected_by_the_kernel_is_closed(node: Node) -
     assert node.exempted == []  # nothing was dialled
 
 
-async def test_an_idle_connection_is_closed(start_node: StartNode) -> None:
-    """I8."""
+@pytest.mark.parametrize("asked", [False, True])
+async def test_an_idle_connection_is_closed_as_any_server_does(start_node: StartNode, asked: bool) -> None:
+    """I8, RFC 7766 section 6.4: with a FIN, since nothing broke, also while the resolver owes an answer."""
     node = await start_node(limits=Limits(tcp_idle_s=0.1))
+    node.resolver.script = lambda _: None
     reader, writer = await node.dial()
+    if asked:
+        writer.write(framed(question("other.test")))
     async with asyncio.timeout(DEADLINE_S):
-        with pytest.raises(ConnectionResetError):
-            await reader.readexactly(1)
+        assert await reader.read() == b""
     writer.close()
     await eventually(lambda: not node.responder._conversations)
 

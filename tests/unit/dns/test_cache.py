@@ -1,5 +1,9 @@
 """Answers aged, stale and bounded."""
 
+import gc
+import tracemalloc
+
+import pytest
 from dnslib import EDNS0, QTYPE, RR, A, DNSRecord
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +22,8 @@ def query(name: str = "registry.test", id_: int = 1) -> bytes:
 def kept(asked: bytes, *, ttls: tuple[int, ...] = (300,), at: float = 0.0) -> Kept:
     reply = DNSRecord.parse(asked).reply()
     for number, ttl in enumerate(ttls):
-        reply.add_answer(RR(str(reply.q.qname), QTYPE.A, rdata=A(f"192.0.2.{number + 1}"), ttl=ttl))
+        address = A(f"192.0.{2 + (number + 1) // 256}.{(number + 1) % 256}")
+        reply.add_answer(RR(str(reply.q.qname), QTYPE.A, rdata=address, ttl=ttl))
     reply.add_ar(EDNS0(udp_len=1232, flags="do"))
     packed = bytes(reply.pack())
     told = lesson(packed)
@@ -88,7 +93,7 @@ def test_answers_are_usable_until_stale_max_has_passed_since_they_were_fresh() -
 
 def test_the_shelf_is_bounded_by_count_and_by_bytes_oldest_out_first() -> None:
     """I8."""
-    for answers in (shelf(max_answers=3), shelf(max_bytes=1500)):
+    for answers in (shelf(max_answers=3), shelf(max_bytes=4000)):
         for number in range(50):
             answers.put(query(f"n{number}.test"), kept(query(f"n{number}.test")))
         assert 1 <= len(answers) <= 4
@@ -96,9 +101,32 @@ def test_the_shelf_is_bounded_by_count_and_by_bytes_oldest_out_first() -> None:
         assert len(answers._by_question) == len(answers)
 
 
+@pytest.mark.parametrize("addresses", [1, 30, 1000])
+def test_the_bound_in_bytes_is_one_of_memory(addresses: int) -> None:
+    """I8: offsets and addresses are objects, and many times as large as on the wire."""
+    max_bytes = 1 << 20
+    answers = shelf(max_answers=100_000, max_bytes=max_bytes)
+    ttls = tuple(range(300, 300 + addresses))
+    asked = [query(f"n{number}.test") for number in range(3000 // addresses + 100)]
+    tracemalloc.start()
+    try:
+        for each in asked:
+            answer = kept(each, ttls=ttls)
+            answer.render(1)
+            answers.put(each, answer)
+            del answer
+        gc.collect()
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert len(answers) < len(asked)
+    assert 0.3 * max_bytes < used < 1.2 * max_bytes
+
+
 def test_replacing_an_answer_does_not_grow_the_shelf() -> None:
     """I8: a name asked for a year."""
-    answers = shelf(max_bytes=1500)
+    answers = shelf(max_bytes=2500)
     for number in range(200):
         answers.put(query(), kept(query(), at=number))
         answers.put(query("other.test"), kept(query("other.test"), at=number))
