@@ -35,7 +35,7 @@ from tidegate_agent.report import Report
 from tidegate_agent.request_log import RequestLog
 from tidegate_agent.sockets import exempt_dialler, listen
 from tidegate_agent.status import SteeringStatus
-from tidegate_agent.steering import Keeper, NftSteering, NoSteering, Steering, SteeringFailed
+from tidegate_agent.steering import EbpfSteering, Keeper, NftSteering, NoSteering, Steering, SteeringFailed
 from tidegate_agent.supervisor import Heartbeat
 from tidegate_agent.trust import system_bundle
 from tidegate_agent.upstreams import open_upstreams
@@ -177,7 +177,9 @@ class Agent:
             journal=journal,
         )
         parts.push_async_callback(http.close)
-        clients = Clients.open(parts, state_dir=config.state_dir, bundle=system_bundle())
+        clients = Clients.open(
+            parts, state_dir=config.state_dir, bundle=system_bundle(), dialled_for=steering.dialled_for
+        )
         watch = BypassWatch(
             bypassed=activity.bypassed,
             steered=lambda host, port: registries.site(host, port) is not None,
@@ -380,7 +382,9 @@ def _each(*observers: Callable[[FetchEnded], None]) -> Callable[[FetchEnded], No
 def _steering(config: AgentConfig, keeper: Keeper | None) -> Steering:
     if config.steering.backend == "none":
         return NoSteering()
-    return NftSteering(
+    backend: type[EbpfSteering | NftSteering]
+    backend = EbpfSteering if config.steering.backend == "ebpf" else NftSteering
+    return backend(
         port=config.steering.port,
         keeper=keeper,
         lease_s=config.steering.lease.total_seconds(),

@@ -192,7 +192,6 @@ class AgentConfig:
 # What this version does not do yet. Whoever implements one of these deletes its line.
 
 NOT_YET: Mapping[str, Callable[[AgentConfig], bool]] = {
-    'steering.backend = "ebpf"': lambda config: config.steering.backend == "ebpf",
     'steering.backend = "nft-lease"': lambda config: config.steering.backend == "nft-lease",
     'steering.backend = "iptables"': lambda config: config.steering.backend == "iptables",
     "steering.forwarded = true": lambda config: config.steering.forwarded,

@@ -5,7 +5,7 @@ import os
 from tidegate_agent.config import AgentConfig
 from tidegate_agent.own_traffic import exemption
 from tidegate_agent.resolvers import system_resolvers
-from tidegate_agent.steering import NftSteering
+from tidegate_agent.steering import EbpfSteering, NftSteering
 
 
 def describe(config: AgentConfig) -> str:
@@ -21,7 +21,8 @@ def describe(config: AgentConfig) -> str:
     ]
     if config.steering.backend == "none":
         return "\n".join([*lines, "no rules: steering.backend is none", ""])
-    steering = NftSteering(
+    backend = EbpfSteering if config.steering.backend == "ebpf" else NftSteering
+    steering = backend(
         port=config.steering.port,
         lease_s=config.steering.lease.total_seconds(),
         exemption=exemption(config.steering.mark, uid=os.geteuid()),

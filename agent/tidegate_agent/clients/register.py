@@ -74,9 +74,12 @@ class Clients:
         owners: Owners,
         processes: Processes,
         trusted_since: Callable[[], float | None],
+        dialled_for: Callable[[Endpoint], Endpoint] = lambda original: original,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """`dialled_for` tells the peer of the client's own socket, by the original destination."""
         self._find = find
+        self._dialled_for = dialled_for
         self._owners = owners
         self._processes = processes
         self._trusted_since = trusted_since
@@ -88,7 +91,14 @@ class Clients:
         self._failing = False
 
     @classmethod
-    def open(cls, parts: AsyncExitStack, *, state_dir: Path, bundle: Path | None) -> "Clients":
+    def open(
+        cls,
+        parts: AsyncExitStack,
+        *,
+        state_dir: Path,
+        bundle: Path | None,
+        dialled_for: Callable[[Endpoint], Endpoint],
+    ) -> "Clients":
         """The register of this host; without sock_diag every client is unknown."""
         processes = Processes(bundle=bundle)
         parts.callback(processes.close)
@@ -107,6 +117,7 @@ class Clients:
             owners=Owners(Cgroups(mounted), processes),
             processes=processes,
             trusted_since=anchor_clock(state_dir, bundle),
+            dialled_for=dialled_for,
         )
 
     def why_splice(self, peer: Endpoint, original: Endpoint) -> str | None:
@@ -190,7 +201,8 @@ class Clients:
             yield Runtime(name=process.name, pid=process.pid, trusts=trusts, action=action)
 
     def _client(self, peer: Endpoint, original: Endpoint) -> Client | None:
-        facts = self._find(peer, original)
+        # A connection that nobody redirected has its destination for its peer, whatever steers.
+        facts = self._find(peer, self._dialled_for(original)) or self._find(peer, original)
         if facts is None:
             return None
         owner = self._owners.of(facts)

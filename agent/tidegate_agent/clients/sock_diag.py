@@ -1,8 +1,8 @@
 """Which socket is at the other end of a redirected connection: one sock_diag(7) request (linux/inet_diag.h).
 
-The redirection rewrites packets and not sockets: the client's socket still has the original destination for
-its peer, so it is found exactly, by addresses and ports, without a dump. Any user may ask; the answer holds
-the socket's inode, its user, and the id of the cgroup (v2, Linux 5.8) in which it was made.
+The back end knows what the client's own socket has for its peer (NAT rewrites packets and not sockets), so it
+is found exactly, by addresses and ports, without a dump. Any user may ask; the answer holds the socket's
+inode, its cookie, its user, and the id of the cgroup (v2, Linux 5.8) in which it was made.
 
 Only this network namespace is seen: a forwarded client's socket is not found. What a socket means is not
 known here.
@@ -29,7 +29,7 @@ _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, po
 _SOCKID = struct.Struct("!HH16s16s")  # inet_diag_sockid, and after it (host order) interface and cookie
 _REQUEST = struct.Struct("=BBBxI")  # inet_diag_req_v2: family, protocol, extensions, states
 _ANYWHERE = struct.pack("=III", 0, _NO_COOKIE, _NO_COOKIE)
-_ANSWER = struct.Struct("=4x48x12xII")  # inet_diag_msg: ..., uid, inode
+_ANSWER = struct.Struct("=4x40xII12xII")  # inet_diag_msg: ..., the cookie's halves, ..., uid, inode
 _ATTRIBUTE = struct.Struct("=HH")
 _REQUEST_BYTES = _HEADER.size + _REQUEST.size + _SOCKID.size + len(_ANYWHERE)
 # The kernel answers before send() returns: this only bounds a bug. settimeout() would poll before each call.
@@ -38,11 +38,15 @@ _TIMEOUT = struct.pack("@ll", 1, 0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SocketFacts:
-    """`inode` is the number in `/proc/PID/fd`'s links; `cgroup_id` is 0 where the kernel does not tell."""
+    """`inode` is the number in `/proc/PID/fd`'s links; `cgroup_id` is 0 where the kernel does not tell.
+
+    No other socket ever has the same `cookie` (SO_COOKIE, socket(7)).
+    """
 
     inode: int
     uid: int
     cgroup_id: int
+    cookie: int = 0
 
 
 def request(local: Endpoint, remote: Endpoint, sequence: int) -> bytes:
@@ -71,8 +75,13 @@ def parse_answer(data: bytes, sequence: int) -> SocketFacts | None:
             return None  # ENOENT; any other refusal leaves the client as unknown as that
         if kind != _SOCK_DIAG_BY_FAMILY:
             raise ValueError(f"a message of type {kind}")
-        uid, inode = _ANSWER.unpack_from(data, _HEADER.size)
-        return SocketFacts(inode=inode, uid=uid, cgroup_id=_cgroup_id(data, _HEADER.size + _ANSWER.size))
+        low, high, uid, inode = _ANSWER.unpack_from(data, _HEADER.size)
+        return SocketFacts(
+            inode=inode,
+            uid=uid,
+            cgroup_id=_cgroup_id(data, _HEADER.size + _ANSWER.size),
+            cookie=high << 32 | low,
+        )
     except struct.error as error:
         raise ValueError(f"a message of {len(data)} bytes is cut short") from error
 

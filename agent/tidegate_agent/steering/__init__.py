@@ -1,6 +1,7 @@
 """Steering: how the host's registry connections and DNS queries reach the agent (DESIGN 4)."""
 
 from tidegate_agent.steering.backend import NoSteering, Steering, SteeringFailed
+from tidegate_agent.steering.ebpf import EbpfSteering
 from tidegate_agent.steering.exemption import DEFAULT_MARK, ByMark, ByUid, Exemption
 from tidegate_agent.steering.keeper import Keeper
 from tidegate_agent.steering.nft import NftSteering
@@ -9,6 +10,7 @@ __all__ = [
     "DEFAULT_MARK",
     "ByMark",
     "ByUid",
+    "EbpfSteering",
     "Exemption",
     "Keeper",
     "NftSteering",

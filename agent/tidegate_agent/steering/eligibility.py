@@ -47,6 +47,10 @@ class Routes:
         """Close the socket."""
         self._socket.close()
 
+    def admits(self, address: IPAddress) -> bool:
+        """The address may be steered."""
+        return not is_special(address) and not self.is_local(address)
+
     def is_local(self, address: IPAddress) -> bool:
         """The address is one of this host's own, or a broadcast or group of its networks.
 

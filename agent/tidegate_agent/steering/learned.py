@@ -71,6 +71,10 @@ class Learned:
         """Those of these that the kernel was told of."""
         return [endpoint for endpoint in endpoints if endpoint in self._expiry]
 
+    def all(self) -> list[Endpoint]:
+        """All that the kernel was told of, timed out or not."""
+        return list(self._expiry)
+
     def forget(self, endpoints: Iterable[Endpoint]) -> None:
         """The kernel has these no more."""
         for endpoint in endpoints:

@@ -6,17 +6,16 @@ sockets belong to the thread that made them. The process that holds this socket 
 is close-on-exec, and must not be inherited by a fork either. What the messages mean is not known here.
 """
 
-import contextlib
 import errno
-import fcntl
 import os
-import resource
 import socket
 import struct
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from tidegate_agent.steering.descriptor import moved_up
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x1, 0x4, 0x200, 0x400, 0x800
 
@@ -32,7 +31,6 @@ _BATCH = struct.pack("!BBH", 0, 0, _SUBSYS_NFTABLES)
 _RECEIVE_BYTES = 65536
 _SO_SNDBUFFORCE = 32  # socket(7): beyond net.core.wmem_max, with CAP_NET_ADMIN
 _SURELY_SENT = 65536
-_HIGHEST = 16383  # the kernel's table of descriptors is as long as the highest needs it: 128 KiB
 # The kernel answers before sendmsg returns: this only bounds a bug. settimeout() would poll before each call.
 _TIMEOUT = struct.pack("@ll", 2, 0)
 
@@ -94,7 +92,7 @@ class NftSocket:
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
         )
         if closes_first:
-            self._socket = _moved_up(self._socket)
+            self._socket = socket.socket(fileno=moved_up(self._socket.detach()))
         self._socket.bind((0, 0))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEOUT)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
@@ -180,17 +178,6 @@ class NftSocket:
                 pass
         except BlockingIOError:
             pass
-
-
-def _moved_up(sock: socket.socket) -> socket.socket:
-    """The same socket under the highest descriptor that is free."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    highest = _HIGHEST if limit == resource.RLIM_INFINITY else min(_HIGHEST, limit - 1)
-    with sock:
-        for lowest in range(highest, highest - 8, -1):
-            with contextlib.suppress(OSError):  # EINVAL, EMFILE: taken already
-                return socket.socket(fileno=fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, lowest))
-        return socket.socket(fileno=os.dup(sock.fileno()))
 
 
 def _refusal(packet: bytes, flags: int) -> tuple[int, str]:

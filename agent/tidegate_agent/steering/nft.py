@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from tidegate_agent.steering.backend import SteeringFailed
-from tidegate_agent.steering.eligibility import Routes, is_special
+from tidegate_agent.steering.eligibility import Routes
 from tidegate_agent.steering.encoding import (
     TABLE_OWNER,
     add_endpoints,
@@ -222,7 +222,7 @@ class NftSteering:
     def _may_be_steered(self, address: IPAddress) -> bool:
         if self._routes is None:
             raise SteeringFailed("steering is not open")
-        return not is_special(address) and not self._routes.is_local(address)
+        return self._routes.admits(address)
 
     def _check_exemption(self) -> None:
         with socket.socket() as scratch:

@@ -208,7 +208,6 @@ def test_a_value_that_cannot_work_is_refused_by_its_key(tmp_path: Path, toml: st
 @pytest.mark.parametrize(
     ("toml", "setting"),
     [
-        ('[steering]\nbackend = "ebpf"', 'steering.backend = "ebpf"'),
         ('[steering]\nbackend = "nft-lease"', 'steering.backend = "nft-lease"'),
         ('[steering]\nbackend = "iptables"', 'steering.backend = "iptables"'),
         ("[steering]\nforwarded = true", "steering.forwarded = true"),
