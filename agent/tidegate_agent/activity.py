@@ -18,6 +18,7 @@ from tidegate_proxy.registry.answer import Cache, Kind
 CONTENT_KINDS = (Kind.MANIFEST, Kind.BLOB)
 BYPASS_CAUSES = ("crashed twice", "error", "not cacheable")
 STEERING_ERRORS = ("learn", "renewal", "resolvers")
+"""Beside `gate.FAILURES`."""
 
 
 @dataclass(slots=True)
@@ -36,10 +37,16 @@ class Activity:
     dns_queries: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(DNS_OUTCOMES, 0)))
     steering_errors: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(STEERING_ERRORS, 0)))
     learned_addresses: int = 0
+    steering_restored: int = 0
+    """How often the rules were found gone and put in anew."""
 
     def connection(self, outcome: str, reason: str) -> None:
         """An accepted connection was intercepted, spliced or refused, and why."""
         self.connections[(outcome, reason)] += 1
+
+    def steering_failed(self, cause: str) -> None:
+        """A change that the kernel refused, or a probe that failed."""
+        self.steering_errors[cause] += 1
 
     def learned(self, addresses: int) -> None:
         """Addresses were handed to steering."""

@@ -23,7 +23,7 @@ from tidegate_agent.bypass import CAUSES, BypassWatch, Cause, why_bypassed
 from tidegate_agent.clients import Clients
 from tidegate_agent.config import AgentConfig, RegistryConfig
 from tidegate_agent.credentials import login_of, open_credentials
-from tidegate_agent.gate import Gate, GateState
+from tidegate_agent.gate import FAILURES, Gate, GateState
 from tidegate_agent.machine import machine_id, open_journal
 from tidegate_agent.metrics import Metrics, RequestSeconds
 from tidegate_agent.naming import Naming
@@ -123,6 +123,8 @@ class Agent:
             now=_now,
             paused=self._pause_file.read(now=_now()),
             resumed=self._pause_file.remove,
+            restore=self._restore_rules if config.steering.backend != "none" else _nothing,
+            failed=activity.steering_failed,
         )
 
     @classmethod
@@ -132,6 +134,7 @@ class Agent:
         """Everything open and nothing steered yet; raises StartRefused."""
         activity = Activity()
         activity.bypassed.update(dict.fromkeys(CAUSES, 0))
+        activity.steering_errors.update(dict.fromkeys(FAILURES, 0))
         registries = Registries(registries_of(config.registry, system=system_bundle()))
         steering = _steering(config, keeper)
         authority = Authority.load_or_create(
@@ -218,7 +221,11 @@ class Agent:
             listeners=listeners,
             heartbeat=heartbeat,
             journal=journal,
-            probe=Probe(trust_bundle=system_bundle(), certificate_pem=authority.certificate_pem),
+            probe=Probe(
+                trust_bundle=system_bundle(),
+                certificate_pem=authority.certificate_pem,
+                ipv6=steering.probe6 if any(each.family == socket.AF_INET6 for each in listeners) else None,
+            ),
         )
         report = Report(
             config=config,
@@ -351,8 +358,18 @@ class Agent:
             except SteeringFailed as error:
                 self._activity.steering_errors["renewal"] += 1
                 self._log.error("steering failed", cause=error.cause)
+                self.gate.probe_soon()
             self._heartbeat.beat()
             await asyncio.sleep(pause_s)
+
+    def _restore_rules(self) -> None:
+        """Put in anew what another program took away, all of it; raises StartRefused or SteeringFailed."""
+        self._log.warning("the rules are gone: putting them in anew")
+        self._steering.withdraw()
+        self._steering.open()
+        self._naming.steer()
+        self._naming.addresses.restore()
+        self._activity.steering_restored += 1
 
     def _gate_changed(self, state: GateState) -> None:
         """Told about the first verdict too: from then on the agent works, steering or not."""
@@ -402,6 +419,10 @@ def _addressing(registries: Registries) -> Callable[[Arrival], BySite | None]:
         return BySite(site) if site is not None else None
 
     return of
+
+
+def _nothing() -> None:
+    """No rules, none to put in anew."""
 
 
 def _now() -> datetime:

@@ -1,8 +1,9 @@
 """The readiness gate: rules match only while the probe comes through (I3) and nobody has paused it.
 
 Steering starts after the first probe that succeeds and stops when one fails; failures are tried again
-with back-off. A pause stops it at once, whatever the probe says; the probe goes on, so that `status` knows
-what a resume would meet, and opens nothing. The state and its reason are what `status` shows.
+with back-off. Where the probe finds that the rules are gone (another program flushed them, say), they are
+put in anew before the next try. A pause stops it at once, whatever the probe says; the probe goes on, so that
+`status` knows what a resume would meet, and opens nothing. The state and its reason are what `status` shows.
 """
 
 import asyncio
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tidegate_agent.pause import NEXT_STEP, Pause
-from tidegate_agent.probe import ProbeFailed
+from tidegate_agent.probe import Failure, ProbeFailed
 from tidegate_agent.steering.backend import Steering, SteeringFailed
+from tidegate_core.errors import StartRefused
 
 PROBE_EVERY_S = 5.0
 FIRST_RETRY_S = 0.5
@@ -23,11 +25,18 @@ _LONGEST_RETRY_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class GateState:
-    """`next_step` is what to type when the gate is closed."""
+    """`next_step` is what to type when the gate is closed; `failure` what the probe failed of, if it did."""
 
     open: bool
     reason: str
     next_step: str = ""
+    failure: str = ""
+
+
+REFUSED = "kernel"
+"""The failure of a gate that the kernel, and not the probe, keeps closed."""
+
+FAILURES = (*(failure.value for failure in Failure), REFUSED)
 
 
 class Gate:
@@ -42,15 +51,23 @@ class Gate:
         now: Callable[[], datetime],
         paused: Pause | None = None,
         resumed: Callable[[], None] = lambda: None,
+        restore: Callable[[], None] = lambda: None,
+        failed: Callable[[str], None] = lambda _: None,
         probe_every_s: float = PROBE_EVERY_S,
         retry_s: float = FIRST_RETRY_S,
     ) -> None:
-        """`paused` is a pause from before the start; `resumed` is told when one ends, by word or by time."""
+        """`paused` is a pause from before the start; `resumed` is told when one ends, by word or by time.
+
+        `restore` puts the rules in anew, or raises StartRefused or SteeringFailed; `failed` is told of each
+        failure, one of `FAILURES`.
+        """
         self._steering = steering
         self._probe = probe
         self._changed = changed
         self._now = now
         self._resumed = resumed
+        self._restore = restore
+        self._failed = failed
         self._probe_every_s = probe_every_s
         self._first_retry_s = retry_s
         self._told: GateState | None = None
@@ -97,7 +114,7 @@ class Gate:
                     self._steering.activate()
             except (ProbeFailed, SteeringFailed) as failed:
                 self._suspend()
-                self.verdict = GateState(False, failed.cause, failed.next_step)
+                self.verdict = self._mended(failed)
                 sleep_s, retry_s = retry_s, min(2 * retry_s, _LONGEST_RETRY_S)
             else:
                 self.verdict = GateState(True, "")
@@ -106,6 +123,17 @@ class Gate:
             if not self._probe_at_once.is_set():
                 self._probed.set()
             await self._sleep(sleep_s)
+
+    def _mended(self, failed: ProbeFailed | SteeringFailed) -> GateState:
+        """The verdict, after what can be done about it was done."""
+        failure = failed.of if isinstance(failed, ProbeFailed) else REFUSED
+        self._failed(failure)
+        if failure in (Failure.RULES, REFUSED):
+            try:
+                self._restore()
+            except (StartRefused, SteeringFailed) as refused:
+                return GateState(False, f"{failed.cause}; {refused.cause}", refused.next_step, failure)
+        return GateState(False, failed.cause, failed.next_step, failure)
 
     def _suspend(self) -> None:
         with contextlib.suppress(SteeringFailed):  # then the lease ends by itself

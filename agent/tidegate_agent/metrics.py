@@ -30,6 +30,7 @@ class Gauges:
     steering_backend: str | None
     """None where nothing is steered, and no names are resolved for others: central."""
     steering_active: bool
+    probe_passes: bool = False
     cache_bytes: int
     upstream_up: Mapping[tuple[str, str], bool]
     """By kind and URL."""
@@ -137,7 +138,7 @@ class _ActivityCollector(Collector):
             "tidegate_saved_bytes", "Bytes that upstreams were not asked for.", value=activity.saved_bytes
         )
         if gauges.steering_backend is not None:
-            yield from _steering(activity, gauges.steering_backend, gauges.steering_active)
+            yield from _steering(activity, gauges.steering_backend, gauges)
         yield GaugeMetricFamily("tidegate_cache_bytes", "Bytes of verified blobs.", value=gauges.cache_bytes)
         up = GaugeMetricFamily(
             "tidegate_upstream_up", "0 after an upstream could not be reached.", labels=["kind", "url"]
@@ -153,14 +154,22 @@ class _ActivityCollector(Collector):
         yield asked
 
 
-def _steering(activity: Activity, backend: str, is_active: bool) -> Iterator[Metric]:
+def _steering(activity: Activity, backend: str, gauges: Gauges) -> Iterator[Metric]:
     yield _by_label("tidegate_dns_queries", "Queries to the responder.", "outcome", activity.dns_queries)
     yield _by_label("tidegate_steering_errors", "Failures to steer.", "cause", activity.steering_errors)
     active = GaugeMetricFamily(
         "tidegate_steering_active", "1 while registry connections are redirected.", labels=["backend"]
     )
-    active.add_metric([backend], float(is_active))
+    active.add_metric([backend], float(gauges.steering_active))
     yield active
+    yield GaugeMetricFamily(
+        "tidegate_probe_success", "1 after a probe that came through.", value=float(gauges.probe_passes)
+    )
+    yield CounterMetricFamily(
+        "tidegate_steering_restored",
+        "Times that the rules were found gone and put in anew.",
+        value=activity.steering_restored,
+    )
 
 
 def _by_label(name: str, documentation: str, label: str, totals: dict[str, int]) -> Metric:

@@ -56,6 +56,7 @@ class Report:
         return Gauges(
             steering_backend=self.steering.backend,
             steering_active=self.steering.active,
+            probe_passes=self.gate.verdict.open,
             cache_bytes=self.usage.stored_bytes,
             upstream_up={(member.kind, member.url): not member.failing for member in self.upstreams.members},
             upstream_requests=self.upstreams.requests,
@@ -98,6 +99,9 @@ class Report:
             paused_until=None if until is None else written(until),
             lease_s=self.config.steering.lease.total_seconds(),
             addresses=self.steering.addresses(),
+            failure=self.gate.verdict.failure,
+            action=self.gate.state.next_step,
+            restored=self.activity.steering_restored,
         )
 
     def _dns(self) -> DnsStatus:

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable
 
 from tidegate_agent.probe import PROBE_ADDRESS
+from tidegate_agent.steering.ruleset import PROBE6
 from tidegate_core.errors import StartRefused
 from tidegate_proxy.endpoint import Endpoint
 
@@ -58,7 +59,7 @@ def exempt_dialler(exempt: Callable[[socket.socket], None]) -> Callable[[Endpoin
     """A function that connects to an endpoint past the rules, within 30 s; it raises OSError."""
 
     async def dial(endpoint: Endpoint) -> socket.socket:
-        if str(endpoint.address) == PROBE_ADDRESS:
+        if str(endpoint.address) == PROBE_ADDRESS or endpoint == PROBE6:
             # The probe's rule matches exempt sockets too: this would be dialling ourselves, for ever.
             raise ConnectionRefusedError(errno.ECONNREFUSED, "the probe's address leads nowhere else")
         family = socket.AF_INET6 if endpoint.address.version == 6 else socket.AF_INET

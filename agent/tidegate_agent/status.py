@@ -6,7 +6,8 @@ import msgspec
 class SteeringStatus(msgspec.Struct, frozen=True, kw_only=True):
     """`reason` says why steering is off; `addresses` counts the elements that are steered now.
 
-    `paused_until` is null without a pause, and for a pause that has no end.
+    `paused_until` is null without a pause, and for a pause that has no end. `failure` says what the last
+    probe failed of, and `action` what to type; `restored` counts how often rules were put in anew.
     """
 
     active: bool
@@ -16,6 +17,9 @@ class SteeringStatus(msgspec.Struct, frozen=True, kw_only=True):
     paused_until: str | None
     lease_s: float
     addresses: int
+    failure: str = ""
+    action: str = ""
+    restored: int = 0
 
 
 class UnsteerableStatus(msgspec.Struct, frozen=True, kw_only=True):

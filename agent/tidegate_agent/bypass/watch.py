@@ -53,8 +53,8 @@ class BypassWatch:
         who: Callable[[Endpoint, Endpoint], tuple[str, int | None]],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`steered` is asked with a name and a port, `why` with the destination and whether the connection is another host's; `who` with the
-        client's endpoint and the destination, for an executable and a pid.
+        """`steered` is asked with a name and a port; `why` with the destination and whether the connection is
+        another host's; `who` with the client's endpoint and the destination, for an executable and a pid.
         """
         self._bypassed = bypassed
         self._steered = steered

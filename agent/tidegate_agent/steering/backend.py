@@ -32,6 +32,11 @@ class Steering(Protocol):
         """The lease is held: between `activate` and `suspend`."""
         ...
 
+    @property
+    def probe6(self) -> Endpoint | None:
+        """Where the probe connects over IPv6, without the lease; None where no rule redirects that."""
+        ...
+
     def open(self) -> None:
         """Put the rules in, inactive but for the probe's; raises StartRefused. After any fork."""
         ...
@@ -110,6 +115,7 @@ class NoSteering:
 
     backend = "none"
     active = False
+    probe6: Endpoint | None = None
 
     def open(self) -> None: ...
     def activate(self) -> None: ...

@@ -36,6 +36,7 @@ from tidegate_agent.steering.learned import Learned
 from tidegate_agent.steering.listing import render
 from tidegate_agent.steering.netlink import Message, NetlinkError, NftSocket, attributes, pid_of_port
 from tidegate_agent.steering.ruleset import (
+    PROBE6,
     TABLE,
     Plan,
     keeper_table,
@@ -88,6 +89,11 @@ class NftSteering:
     def active(self) -> bool:
         """The lease is held: between `activate` and `suspend`."""
         return self._active
+
+    @property
+    def probe6(self) -> Endpoint | None:
+        """Where the probe connects over IPv6."""
+        return PROBE6 if self._plan.connections else None
 
     def dry_run(self) -> str:
         """The tables that `open` would add, in nft syntax."""

@@ -9,7 +9,9 @@ import pytest
 
 from tidegate_agent.gate import Gate, GateState
 from tidegate_agent.pause import Pause
-from tidegate_agent.probe import ProbeFailed
+from tidegate_agent.probe import Failure, ProbeFailed
+from tidegate_agent.steering import SteeringFailed
+from tidegate_core.errors import StartRefused
 from unit.agent.recording_steering import RecordingSteering
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -20,18 +22,22 @@ class ScriptedProbe:
 
     def __init__(self) -> None:
         self.cause = ""
+        self.of = Failure.DNS
         self.tries = 0
 
     async def __call__(self) -> None:
         self.tries += 1
         if self.cause:
-            raise ProbeFailed(self.cause, next_step="type this")
+            raise ProbeFailed(self.cause, of=self.of, next_step="type this")
 
 
 class World:
     def __init__(self, paused: Pause | None = None) -> None:
         self.now = NOON
         self.resumes: list[datetime] = []
+        self.restored = 0
+        self.refusal: StartRefused | SteeringFailed | None = None
+        self.failures: list[str] = []
         self.steering = RecordingSteering(lambda: 0.0)
         self.probe = ScriptedProbe()
         self.told: list[GateState] = []
@@ -42,9 +48,18 @@ class World:
             now=lambda: self.now,
             paused=paused,
             resumed=lambda: self.resumes.append(self.now),
+            restore=self.restore,
+            failed=self.failures.append,
             probe_every_s=0.01,
             retry_s=0.01,
         )
+
+    def restore(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.restored += 1
+        self.probe.cause = ""
+        self.steering.broken = False
 
     async def until(self, told: int) -> None:
         async with asyncio.timeout(5):
@@ -78,7 +93,7 @@ async def test_nothing_is_steered_before_the_probe_came_through(world: World) ->
     running = asyncio.create_task(world.gate.run())
     await world.until(told=1)
     assert not world.steering.active
-    assert world.gate.state == GateState(False, world.probe.cause, "type this")
+    assert world.gate.state == GateState(False, world.probe.cause, "type this", "dns")
 
     world.probe.cause = ""
     await world.until(told=2)
@@ -105,10 +120,12 @@ async def test_a_later_failure_withdraws_steering_and_recovery_restores_it(world
 async def test_a_kernel_that_refuses_is_a_reason_too(world: World) -> None:
     """I3: the gate never believes that it steers when it does not."""
     world.steering.broken = True
+    world.refusal = SteeringFailed("and refused again")
     running = asyncio.create_task(world.gate.run())
     await world.until(told=1)
 
-    assert world.gate.state.reason == "the kernel refused"
+    assert world.gate.state.reason == "the kernel refused; and refused again"
+    assert world.gate.state.failure == "kernel"
     assert not world.steering.active
     running.cancel()
 
@@ -200,3 +217,55 @@ async def test_a_kernel_that_refuses_to_suspend_leaves_the_pause_in_force(world:
 
         assert not world.steering.active
         assert world.gate.paused == Pause(until=None)
+
+
+async def test_rules_that_are_gone_are_put_in_anew_and_steering_goes_on(world: World) -> None:
+    """I3: another program flushed them; withdrawn first, then open, then a probe that comes through."""
+    async with world.running():
+        world.probe.of, world.probe.cause = Failure.RULES, "the probe's look-up is not redirected any more"
+        await world.until(told=3)
+
+        assert [state.failure for state in world.told] == ["", "rules", ""]
+        assert (world.restored, world.failures) == (1, ["rules"])
+        assert world.steering.active
+
+
+async def test_rules_that_the_kernel_does_not_take_back_are_tried_again(world: World) -> None:
+    """I3: the state says both causes and what to type, and each failure is counted."""
+    world.refusal = StartRefused("another agent steers this host", next_step="kill it")
+    async with world.running():
+        world.probe.of, world.probe.cause = Failure.RULES, "not redirected"
+        await world.until(told=2)
+        assert world.gate.state == GateState(
+            False, "not redirected; another agent steers this host", "kill it", "rules"
+        )
+        assert not world.steering.active
+
+        world.refusal = None
+        await world.until(told=4)
+        assert world.steering.active
+        assert set(world.failures) == {"rules"}
+
+
+@pytest.mark.parametrize("failure", [Failure.TRUST, Failure.DNS, Failure.TLS, Failure.IPV6])
+async def test_other_failures_leave_the_rules_alone(world: World, failure: Failure) -> None:
+    """I3: putting rules in anew would not help, and would cost those who are served."""
+    async with world.running():
+        world.probe.of, world.probe.cause = failure, "it failed"
+        await world.until(told=2)
+        await world.more_probes()
+
+        assert world.restored == 0
+        assert set(world.failures) == {failure.value}
+        assert not world.steering.active
+
+
+async def test_a_kernel_that_lost_the_rules_under_the_lease_gets_them_anew(world: World) -> None:
+    """I3: what `activate` was refused may be for want of a table."""
+    world.steering.broken = True
+    async with world.running():
+        await world.until(told=2)
+
+        assert world.failures == ["kernel"]
+        assert world.restored == 1
+        assert world.steering.active
