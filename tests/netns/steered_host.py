@@ -16,7 +16,7 @@ import time
 from ipaddress import ip_address
 from typing import Any
 
-from tidegate_agent.steering import ByMark, ByUid, Keeper, NftSteering
+from tidegate_agent.steering import ByMark, ByUid, EbpfSteering, Keeper, NftSteering
 from tidegate_core.errors import TidegateError
 from tidegate_dns.zone import Zone
 from tidegate_proxy.endpoint import Endpoint
@@ -36,14 +36,17 @@ class Echo(asyncio.DatagramProtocol):
         self.transport.sendto(f"agent {addr[1]} ".encode() + data, addr)
 
 
+BACKENDS = {"nft": NftSteering, "ebpf": EbpfSteering}
+
+
 class Host:
     """The steering under test and what it redirects to."""
 
-    def __init__(self, *, port: int, lease_s: float, exemption: ByMark | ByUid) -> None:
+    def __init__(self, *, backend: str, port: int, lease_s: float, exemption: ByMark | ByUid) -> None:
         self.port = port
         self.lease_s = lease_s
         self.keeper = Keeper()
-        self.steering = NftSteering(port=port, keeper=self.keeper, lease_s=lease_s, exemption=exemption)
+        self.steering = BACKENDS[backend](port=port, keeper=self.keeper, lease_s=lease_s, exemption=exemption)
         self.renewing = False
         self.zone = Zone.of(())
         self.echoes: list[Echo] = []
@@ -149,8 +152,8 @@ class Host:
             return sock.makefile().readline().strip()
 
 
-async def main(port: int, lease_s: float, exemption: ByMark | ByUid) -> None:
-    host = Host(port=port, lease_s=lease_s, exemption=exemption)
+async def main(backend: str, port: int, lease_s: float, exemption: ByMark | ByUid) -> None:
+    host = Host(backend=backend, port=port, lease_s=lease_s, exemption=exemption)
     await host.listen()
     renewal = asyncio.create_task(host.renew())
     commands = asyncio.StreamReader()
@@ -171,8 +174,9 @@ async def main(port: int, lease_s: float, exemption: ByMark | ByUid) -> None:
 if __name__ == "__main__":
     asyncio.run(
         main(
-            int(sys.argv[1]),
-            float(sys.argv[2]),
-            ByMark.parse(sys.argv[3]) if "/" in sys.argv[3] else ByUid(uid=int(sys.argv[3])),
+            sys.argv[1],
+            int(sys.argv[2]),
+            float(sys.argv[3]),
+            ByMark.parse(sys.argv[4]) if "/" in sys.argv[4] else ByUid(uid=int(sys.argv[4])),
         )
     )

@@ -169,18 +169,19 @@ class Agent:
         self,
         node: Namespace,
         *,
+        backend: str = "nft",
         port: int = 8443,
         exemption: str = "0x74/0xff",
         setuid: int | None = None,
     ) -> None:
         command = ["nsenter", f"--net={node.path}"]
         if setuid is not None:
-            rights = "-all,+net_admin,+net_raw"
+            rights = "-all,+net_admin,+net_raw,+bpf"
             command += ["setpriv", f"--reuid={setuid}", "--clear-groups", "--inh-caps", rights]
             command += ["--ambient-caps", rights]
         program = Path(__file__).with_name("steered_host.py")
         self.process = subprocess.Popen(
-            [*command, sys.executable, str(program), str(port), str(LEASE_S), exemption],
+            [*command, sys.executable, str(program), backend, str(port), str(LEASE_S), exemption],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
