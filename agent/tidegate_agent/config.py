@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
+from tidegate_agent.firewall_mark import DEFAULT_MARK
 from tidegate_agent.forms import (
     AbsolutePath,
     Duration,
@@ -19,7 +20,6 @@ from tidegate_agent.forms import (
     HostName,
     Lease,
     Listen,
-    Mark,
     PasswordFile,
     Port,
     Regex,
@@ -37,7 +37,6 @@ from tidegate_proxy.endpoint import Endpoint
 DEFAULT_FILE = Path("/etc/tidegate/agent.toml")
 RESERVED_VARIABLES = ("TIDEGATE_CONFIG",)
 DEFAULT_LISTEN = Endpoint.of("127.0.0.1", 9077)
-DEFAULT_MARK = Mark(0x74, 0xFF)
 
 
 # The parts.

@@ -5,12 +5,12 @@ tell an operator what is accepted. Readers raise ValueError, with a reason only 
 """
 
 import re
-from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
+from tidegate_agent.firewall_mark import ByMark
 from tidegate_agent.registry_host import HOST_FORM, RegistryHost
 from tidegate_core.quantity import (
     DURATION_FORM,
@@ -112,25 +112,6 @@ def _shown_resolvers(resolvers: str | tuple[IPAddress, ...]) -> object:
     return resolvers if isinstance(resolvers, str) else [str(address) for address in resolvers]
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A firewall mark on our own sockets: the bits of `value` under `mask`; other bits belong to others."""
-
-    value: int
-    mask: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Mark":
-        value, slash, mask = text.partition("/")
-        mark = cls(int(value, 0), int(mask, 0) if slash else 0xFFFFFFFF)
-        if not 0 < mark.value <= mark.mask <= 0xFFFFFFFF or mark.value & ~mark.mask:
-            raise ValueError("the mark must lie within its mask and must not be 0")
-        return mark
-
-    def __str__(self) -> str:
-        return f"{self.value:#x}/{self.mask:#x}"
-
-
 Size = Annotated[int, Form(accepted=SIZE_FORM, read=_size, show=format_size)]
 Duration = Annotated[
     timedelta,
@@ -171,6 +152,6 @@ HostName = Annotated[
 ]
 Regex = Annotated[str, Form(accepted="a regular expression that the whole tag must match", read=_regex)]
 FirewallMark = Annotated[
-    Mark,
-    Form(accepted='a mark and its mask, such as "0x74/0xff"', read=lambda value: Mark.parse(_text(value))),
+    ByMark,
+    Form(accepted='a mark and its mask, such as "0x74/0xff"', read=lambda value: ByMark.parse(_text(value))),
 ]

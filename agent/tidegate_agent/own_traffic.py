@@ -4,10 +4,10 @@ Every socket of a user is exempt by uid, the supervisor's and those of libraries
 for it. As root that would exempt everything that root pulls, so a mark is set on each socket instead.
 """
 
-from tidegate_agent.forms import Mark
-from tidegate_agent.steering.exemption import ByMark, ByUid, Exemption
+from tidegate_agent.firewall_mark import ByMark
+from tidegate_agent.steering.exemption import ByUid, Exemption
 
 
-def exemption(mark: Mark, *, uid: int) -> Exemption:
+def exemption(mark: ByMark, *, uid: int) -> Exemption:
     """For an agent that runs as `uid`; the configured mark is root's alone."""
-    return ByUid(uid=uid) if uid != 0 else ByMark(value=mark.value, mask=mark.mask)
+    return ByUid(uid=uid) if uid != 0 else mark

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegate_agent.config import DEFAULT_REGISTRIES, NOT_YET, AgentConfig, load_config
-from tidegate_agent.forms import Mark
+from tidegate_agent.firewall_mark import ByMark
 from tidegate_agent.registry_host import RegistryHost
 from tidegate_core.errors import UsageError
 from tidegate_core.settings import show_settings
@@ -40,7 +40,7 @@ def test_an_empty_file_is_a_working_agent(tmp_path: Path) -> None:
         timedelta(seconds=3),
         8443,
     )
-    assert config.steering.mark == Mark(0x74, 0xFF)
+    assert config.steering.mark == ByMark(value=0x74, mask=0xFF)
     assert (config.dns.resolvers, config.dns.mode) == ("system", "learn")
     assert (config.cache.max_size, config.cache.min_free) == (32 * 2**30, 5 * 2**30)
     assert (config.cache.durability, config.cache.stale_max) == ("fsync", timedelta(days=30))
@@ -98,7 +98,10 @@ def test_every_key_of_the_file_is_read(tmp_path: Path) -> None:
 
     assert (config.state_dir, config.runtime_dir) == (Path("/srv/tidegate"), Path("/run/other"))
     assert (config.steering.backend, config.steering.port) == ("none", 9443)
-    assert (config.steering.lease, config.steering.mark) == (timedelta(seconds=5), Mark(0x1000, 0xF000))
+    assert (config.steering.lease, config.steering.mark) == (
+        timedelta(seconds=5),
+        ByMark(value=0x1000, mask=0xF000),
+    )
     assert config.dns.resolvers == (ip_address("192.0.2.53"), ip_address("fe80::1%eth0"))
     assert config.host_patterns == ("registry.example", "*.lab.example")
     assert (config.cache.max_size, config.cache.min_free) == (2**30, 0)

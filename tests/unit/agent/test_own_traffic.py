@@ -1,6 +1,6 @@
 """By what the agent's own traffic is told."""
 
-from tidegate_agent.config import DEFAULT_MARK
+from tidegate_agent.firewall_mark import DEFAULT_MARK
 from tidegate_agent.own_traffic import exemption
 from tidegate_agent.steering import ByMark, ByUid
 
