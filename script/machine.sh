@@ -34,6 +34,29 @@ need_packages() {
     } || die "apt could not install ${missing[*]}" "see its messages above"
 }
 
+# need_unpacked PACKAGE...: unpacks those that are not installed into $venv/unpacked, for nodes of the lab.
+# systemd-resolved may not be installed here: that replaces /etc/resolv.conf. Without them its tests are skipped.
+need_unpacked() {
+    local package version stamp=$venv/unpacked/.of folder
+    version=$(dpkg-query -W -f '${Version}' systemd 2>/dev/null) || return 0
+    [ "$(cat "$stamp" 2>/dev/null)" != "$version $*" ] || return 0
+    rm -rf "$venv/unpacked"
+    mkdir -p "$venv/unpacked"
+    folder=$(mktemp -d)
+    for package in "$@"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" != installed ] || continue
+        if ! (cd "$folder" && { apt-get -qq download "$package=$version" ||
+            { apt-get -qq update && apt-get -qq download "$package=$version"; }; }) 2>/dev/null; then
+            say "apt has no $package $version: its tests will be skipped"
+            rm -rf "$folder"
+            return 0
+        fi
+        dpkg-deb -x "$folder/$package"_*.deb "$venv/unpacked"
+    done
+    rm -rf "$folder"
+    printf '%s\n' "$version $*" >"$stamp"
+}
+
 # A subshell, so that the traps end with it.
 apt_install() (
     export DEBIAN_FRONTEND=noninteractive

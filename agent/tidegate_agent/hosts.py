@@ -1,10 +1,10 @@
-"""The addresses that this host's hosts file gives steered names (hosts(5)).
+"""The addresses that this host's hosts file gives names (hosts(5)).
 
-Clients read them without asking anybody, so their addresses are steered as if they had been learned, and the
-agent's own connections go to the same ones. Other names in the file are not looked at.
+Clients read them without asking anybody: those of steered names are steered as if they had been learned, and
+the agent's own connections go where the clients' would have gone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -15,8 +15,8 @@ HOSTS = Path("etc/hosts")
 _MAX_BYTES = 1 << 20
 
 
-def parse_hosts(text: str, covers: Callable[[str], bool]) -> Mapping[str, tuple[IPAddress, ...]]:
-    """The addresses of each name that is covered, in the order of the file."""
+def parse_hosts(text: str) -> Mapping[str, tuple[IPAddress, ...]]:
+    """The addresses of each name, in the order of the file; names as a zone has them."""
     found: dict[str, dict[IPAddress, None]] = {}
     for line in text.splitlines():
         words = line.partition("#")[0].split()
@@ -25,7 +25,7 @@ def parse_hosts(text: str, covers: Callable[[str], bool]) -> Mapping[str, tuple[
         except ValueError:
             continue
         for name in map(normal, words[1:]):
-            if address is not None and covers(name):
+            if address is not None:
                 found.setdefault(name, {})[address] = None
     return {name: tuple(addresses) for name, addresses in found.items()}
 
@@ -33,21 +33,19 @@ def parse_hosts(text: str, covers: Callable[[str], bool]) -> Mapping[str, tuple[
 class HostsFile:
     """The file as it is now; read again when it is another one."""
 
-    def __init__(self, covers: Callable[[str], bool], root: Path = Path("/")) -> None:
-        """`covers` is asked of each name whenever the file is read."""
+    def __init__(self, root: Path = Path("/")) -> None:
         self._path = root / HOSTS
-        self._covers = covers
         self._seen: tuple[int, int, int] | None = None
         self.addresses: Mapping[str, tuple[IPAddress, ...]] = {}
         self.poll()
 
-    def poll(self, *, again: bool = False) -> bool:
-        """Whether the addresses changed since the last call; `again` reads the file in any case."""
+    def poll(self) -> bool:
+        """Whether the addresses changed since the last call."""
         seen = self._signature()
-        if seen == self._seen and not again:
+        if seen == self._seen:
             return False
         self._seen = seen
-        before, self.addresses = self.addresses, parse_hosts(self._content(), self._covers)
+        before, self.addresses = self.addresses, parse_hosts(self._content())
         return self.addresses != before
 
     def _signature(self) -> tuple[int, int, int] | None:

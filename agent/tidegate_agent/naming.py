@@ -6,7 +6,7 @@ Follows the resolvers that the system uses and its hosts file; never chooses, ne
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 
 import structlog
@@ -16,10 +16,10 @@ from tidegate_agent.addresses import SteeredAddresses
 from tidegate_agent.config import AgentConfig
 from tidegate_agent.hosts import HostsFile
 from tidegate_agent.names import keep_names_steered
-from tidegate_agent.resolved import over_tls, resolved_servers
+from tidegate_agent.resolved import asked_without_dns, links_are_hidden, over_tls, resolved_servers
 from tidegate_agent.resolvers import Resolvers, ResolverWatch
 from tidegate_agent.steering import Steering, SteeringFailed
-from tidegate_agent.unsteerable import Unsteerable, unsteerable
+from tidegate_agent.unsteerable import Unsteerable, unseen_behind_resolved, unsteerable
 from tidegate_dns.address import IPAddress, LearnedAddress
 from tidegate_dns.lookup import Lookup, NameNotFound, ResolverUnreachable
 from tidegate_dns.responder import Responder
@@ -52,8 +52,7 @@ class Naming:
         self._zone = Zone.of(config.host_patterns)
         self._watch = ResolverWatch() if config.dns.resolvers == "system" else None
         self._asked = _first_resolvers(config, self._watch)
-        self._hosts = HostsFile(self._covers)
-        self._hosts_zone = self._zone
+        self._hosts = HostsFile()
         self._hosts_due = 0.0
         self._landings: object = None
         stale_max_s = config.cache.stale_max.total_seconds()
@@ -122,14 +121,12 @@ class Naming:
 
     def unsteerable(self) -> tuple[Unsteerable, ...]:
         """What this host shows of look-ups and connections that cannot be steered."""
-        follows_system = self._watch is not None
-        return unsteerable(
-            unserved=self._responder.unserved,
-            hosts=self._hosts.addresses,
-            over_tls=over_tls() if follows_system else "",
-            resolved=resolved_servers() if follows_system else (),
-            wildcards=bool(self._zone.wildcard_parents),
-        )
+        unseen: Iterable[Unsteerable] = ()
+        if self._watch is not None and self._zone.wildcard_parents and asked_without_dns():
+            unseen = unseen_behind_resolved(
+                over_tls=over_tls(), servers=resolved_servers(), links_are_hidden=links_are_hidden()
+            )
+        return unsteerable(unserved=self._responder.unserved, hosts=self._steered_hosts(), unseen=unseen)
 
     async def settle(self, timeout_s: float) -> None:
         """Wait until the look-ups that are on their way are answered, at most so long."""
@@ -141,7 +138,7 @@ class Naming:
     async def resolve(self, host: str) -> list[str]:
         """The addresses of a host, for connections of our own; raises OSError when there are none.
 
-        What the hosts file says of a steered name comes first, as it does for the client that asked for it.
+        What the hosts file says comes first, as it does for the client on whose behalf this is asked.
         """
         listed = self._hosts.addresses.get(normal(host))
         if listed:
@@ -187,21 +184,19 @@ class Naming:
         if self._where_queries_land() != self._landings:
             self.steer()
 
-    def _covers(self, name: str) -> bool:
-        return self._zone.covers(name)
-
     def _where_queries_land(self) -> object:
         return dict(self._responder.udp_ports), self._responder.linked, self._responder.leaving
 
     def _steer_hosts(self) -> None:
-        changed = self._hosts.poll(again=self._zone is not self._hosts_zone)
-        self._hosts_zone = self._zone
-        now = time.monotonic()
+        changed, now = self._hosts.poll(), time.monotonic()
         if not changed and now < self._hosts_due:
             return
         self._hosts_due = now + _HOSTS_EVERY_S
-        for name, addresses in self._hosts.addresses.items():
+        for name, addresses in self._steered_hosts().items():
             self.addresses.learn(name, [LearnedAddress(address, _HOSTS_TTL_S) for address in addresses])
+
+    def _steered_hosts(self) -> Mapping[str, Sequence[IPAddress]]:
+        return {name: found for name, found in self._hosts.addresses.items() if self._zone.covers(name)}
 
     def _learn(self, name: str, addresses: Sequence[LearnedAddress]) -> None:
         """The responder's side of learning, which knows OSError only."""

@@ -2,9 +2,10 @@
 
 Read from the files that it and systemd-networkd keep under /run, and from its configuration: its resolv.conf
 leaves out the servers of links with routing domains only, such as a VPN's. Nothing is written or called here,
-and a file that is not there says nothing.
+and a file that is not there, or not for us to read, says nothing.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -85,8 +86,24 @@ def over_tls(root: Path = Path("/")) -> str:
     for settings in _configured(root):
         configured = settings.get("DNSOverTLS", configured)
     said = {_tls_mode(configured)}
-    said |= {_tls_mode(settings.get("DNS_OVER_TLS", "")) for _, settings, _ in _links(root)}
+    for _, settings, _ in _links(root):
+        said |= {_tls_mode(settings.get(key, "")) for key in ("DNSOVERTLS", "DNS_OVER_TLS")}
     return next((mode for mode in ("yes", "opportunistic") if mode in said), "")
+
+
+def links_are_hidden(root: Path = Path("/")) -> bool:
+    """Servers were set for single links (resolvectl, NetworkManager): only its own user may read which."""
+    folder = root / _LINKS[0][0]
+    return folder.exists() and not os.access(folder, os.R_OK | os.X_OK)
+
+
+def asked_without_dns(root: Path = Path("/")) -> bool:
+    """Programs ask it by nss-resolve(8), so that none of their packets tells a name."""
+    for line in _content(root / "etc/nsswitch.conf").splitlines():
+        database, _, sources = line.partition("#")[0].partition(":")
+        if database.strip() == "hosts":
+            return "resolve" in sources.split()
+    return False
 
 
 def _tls_mode(said: str) -> str:

@@ -12,8 +12,6 @@ from tidegate_agent.steering.eligibility import is_special
 from tidegate_dns.address import DNS_PORT, interface_of
 from tidegate_proxy.endpoint import IPAddress
 
-_NAME_THE_HOSTS = "name the hosts one by one in [[registry]]: those are looked up ahead"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unsteerable:
@@ -28,18 +26,41 @@ def unsteerable(
     *,
     unserved: Mapping[IPAddress, str],
     hosts: Mapping[str, Iterable[IPAddress]],
-    over_tls: str,
-    resolved: Iterable[ResolvedServer],
-    wildcards: bool,
+    unseen: Iterable[Unsteerable] = (),
 ) -> tuple[Unsteerable, ...]:
-    """Every finding, in a fixed order. `wildcards`: names are steered that cannot be looked up ahead."""
-    findings = [
-        *_resolvers(unserved),
-        *_hosts_file(hosts),
-        *(_encrypted(over_tls) if wildcards else ()),
-        *(_other_ports(resolved) if wildcards else ()),
-    ]
-    return tuple(findings)
+    """Every finding, in a fixed order; `unseen` are those of a host whose look-ups leave no packet here."""
+    return (*_resolvers(unserved), *_hosts_file(hosts), *unseen)
+
+
+def unseen_behind_resolved(
+    *, over_tls: str, servers: Iterable[ResolvedServer], links_are_hidden: bool
+) -> Iterator[Unsteerable]:
+    """What of systemd-resolved's own queries is not seen, where programs ask it without DNS (nss-resolve).
+
+    Names that are looked up ahead are steered for those all the same: it matters for wildcards only.
+    """
+    if over_tls:
+        yield _unseen(
+            f"systemd-resolved with DNSOverTLS={over_tls}", "it asks over TLS", "; or set DNSOverTLS=no"
+        )
+    for server in servers:
+        if server.port != DNS_PORT:
+            yield _unseen(f"systemd-resolved's server {server}", "only port 53 is steered", "")
+    if links_are_hidden:
+        yield _unseen(
+            "systemd-resolved's servers of single links",
+            "only its own user may read which they are",
+            "; or list them as [dns] resolvers together with those of /etc/resolv.conf",
+        )
+
+
+def _unseen(what: str, why: str, or_else: str) -> Unsteerable:
+    return Unsteerable(
+        what=what,
+        why=f"{why}: programs that ask it by nss-resolve are steered for hosts named exactly, "
+        "not for wildcards",
+        next_step=f"name the hosts one by one in [[registry]]: those are looked up ahead{or_else}",
+    )
 
 
 def _resolvers(unserved: Mapping[IPAddress, str]) -> Iterator[Unsteerable]:
@@ -60,25 +81,4 @@ def _hosts_file(hosts: Mapping[str, Iterable[IPAddress]]) -> Iterator[Unsteerabl
                 what=f"{address} {name} in /etc/hosts",
                 why="connections to such an address are never steered",
                 next_step="delete the line, or give the registry's real address",
-            )
-
-
-def _encrypted(over_tls: str) -> Iterator[Unsteerable]:
-    if over_tls:
-        yield Unsteerable(
-            what=f"systemd-resolved with DNSOverTLS={over_tls}",
-            why="programs that ask it without DNS (nss-resolve, D-Bus) are steered for hosts named exactly, "
-            "not for wildcards",
-            next_step=f"{_NAME_THE_HOSTS}; or set DNSOverTLS=no",
-        )
-
-
-def _other_ports(resolved: Iterable[ResolvedServer]) -> Iterator[Unsteerable]:
-    for server in resolved:
-        if server.port != DNS_PORT:
-            yield Unsteerable(
-                what=f"systemd-resolved's server {server}",
-                why="only port 53 is steered: programs that ask systemd-resolved without DNS (nss-resolve, "
-                "D-Bus) are steered for hosts named exactly, not for wildcards",
-                next_step=_NAME_THE_HOSTS,
             )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tidegate_agent.resolved import over_tls, resolved_servers
+from tidegate_agent.resolved import asked_without_dns, over_tls, resolved_servers
 from tidegate_agent.resolvers import Resolvers, ResolverWatch, parse_resolv_conf, system_resolvers
 
 
@@ -167,7 +167,7 @@ def test_a_host_that_asks_over_tcp_alone_says_so(host: Host, options: str, expec
         (
             {
                 "etc/systemd/resolved.conf": "[Resolve]\nDNSOverTLS=opportunistic\n",
-                "run/systemd/resolve/netif/3": "DNS_OVER_TLS=yes\nSERVERS=192.0.2.1\n",
+                "run/systemd/resolve/netif/3": "DNSOVERTLS=yes\nSERVERS=192.0.2.1\n",
             },
             "yes",
         ),
@@ -181,6 +181,22 @@ def test_dns_over_tls_is_found_wherever_it_is_set(host: Host, files: dict[str, s
         host.write(path, text)
 
     assert over_tls(host.root) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hosts: files resolve [!UNAVAIL=return] dns\n", True),
+        ("passwd: files\nhosts:\tresolve\n", True),
+        ("hosts: files dns # resolve\nnetworks: resolve\n", False),
+        ("", False),
+    ],
+)
+def test_programs_that_ask_without_dns_are_known(host: Host, text: str, expected: bool) -> None:
+    """Item 3: only for them it matters what systemd-resolved's own queries look like."""
+    host.write("etc/nsswitch.conf", text)
+
+    assert asked_without_dns(host.root) is expected
 
 
 def test_a_change_is_noticed_once(host: Host) -> None:
