@@ -15,7 +15,7 @@ _RELOCATION = struct.Struct("<QQ")
 _MAP = struct.Struct("<5I")
 _LITTLE_64 = b"\x7fELF\x02\x01"
 _MACHINE_BPF = 247
-_SYMTAB, _REL = 2, 9
+_REL = 9
 _EXECUTABLE = 0x4
 _R_BPF_64_64 = 1
 _INSTRUCTION_BYTES = 8
@@ -63,7 +63,7 @@ def parse(data: bytes) -> Compiled:
     """The object's programs; raises ValueError for anything but one of ours."""
     try:
         return _parse(data)
-    except (struct.error, IndexError, UnicodeDecodeError) as error:
+    except (struct.error, LookupError) as error:
         raise ValueError(f"not an object of BPF programs: {error}") from error
 
 
@@ -74,7 +74,7 @@ def _parse(data: bytes) -> Compiled:
     sections = [_SECTION.unpack_from(data, offset + number * _SECTION.size) for number in range(count)]
     contents = [data[section[4] : section[4] + section[5]] for section in sections]
     names = [_text(contents[names_at], section[0]) for section in sections]
-    table = next(number for number, section in enumerate(sections) if section[1] == _SYMTAB)
+    table = names.index(".symtab")
     symbols = [
         (_text(contents[sections[table][6]], name), section, value)
         for name, _, _, section, value, _ in _SYMBOL.iter_unpack(contents[table])
