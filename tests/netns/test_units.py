@@ -29,7 +29,7 @@ INSTALL = (f"{COPY}/script/install", "--wheels", f"{COPY}/wheels")
 UNINSTALL = f"{COPY}/script/uninstall"
 PING = "https://registry-1.docker.io/v2/"
 ANCHORS = "/usr/local/share/ca-certificates"
-CAPABILITIES = {"CAP_NET_ADMIN": 12}  # linux/capability.h
+CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_BPF": 39}  # linux/capability.h
 BACK_S = 40
 
 
@@ -206,6 +206,29 @@ def test_what_its_user_does_goes_past_it_and_what_root_does_does_not(
 
     assert "x-tidegate-cache" not in machine.run(*as_agent).or_raise().stdout.lower()
     assert "x-tidegate-cache" in machine.run(*curl).or_raise().stdout.lower()
+
+
+def test_the_unit_s_rights_are_enough_for_ebpf(machine: Booted) -> None:
+    """N14, N17: programs from the installed wheel, at the cgroup above all services; a service is steered."""
+    drop_in = f"/run/systemd/system/{AGENT}.d/ebpf.conf"
+    machine.node.write(drop_in, "[Service]\nEnvironment=TIDEGATE_STEERING__BACKEND=ebpf\n")
+    machine.systemctl("daemon-reload")
+    try:
+        restart(machine)
+        backend = steers(machine)["steering"]["backend"]
+        # What the lab starts is in no cgroup of this machine's.
+        service = ("systemd-run", "--quiet", "--wait", "--pipe", "curl", "-sSI", "--max-time", "10", PING)
+        answer = machine.run(*service).or_raise().stdout
+        rules = machine.run("nft", "list", "ruleset").or_raise().stdout
+    finally:
+        machine.node.path(drop_in).unlink()
+        machine.systemctl("daemon-reload")
+        restart(machine)
+
+    assert backend == "ebpf"
+    assert "x-tidegate-cache" in answer.lower()
+    assert "redirect" not in rules
+    assert steers(machine)["steering"]["backend"] != "ebpf"
 
 
 @pytest.mark.parametrize("who", ["agent", "supervisor", "both"])
