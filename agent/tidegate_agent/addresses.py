@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
 from tidegate_agent.steering.backend import Steering
+from tidegate_agent.steering.eligibility import SINKHOLE
 from tidegate_dns.address import LearnedAddress
 from tidegate_proxy.endpoint import Endpoint
 
@@ -36,6 +37,19 @@ class SteeredAddresses:
         self._held_until: dict[Endpoint, float] = {}
         self._since: dict[Endpoint, float] = {}
         self._ever: OrderedDict[Endpoint, None] = OrderedDict()
+        self._sinkholes: tuple[Endpoint, ...] = ()
+        self._sinkholes_until = 0.0
+
+    def hold(self, sinkholes: Iterable[Endpoint]) -> None:
+        """Steer these, of our own making, from now on and in the place of those before; raises SteeringFailed."""
+        held = tuple(sinkholes)
+        self._steering.remove(set(self._sinkholes) - set(held))
+        self._sinkholes = held
+        self._hold()
+
+    def _hold(self) -> None:
+        self._steering.add([(endpoint, GRACE_S) for endpoint in self._sinkholes])
+        self._sinkholes_until = self._clock() + GRACE_S
 
     def learn(self, name: str, addresses: Sequence[LearnedAddress]) -> None:
         """Steer the addresses of a host; returns when the kernel has them. Raises SteeringFailed."""
@@ -43,6 +57,7 @@ class SteeredAddresses:
         learned = [
             (Endpoint(found.address, port), found.ttl_s + GRACE_S)
             for found in addresses
+            if found.address != SINKHOLE
             for port in self._ports(name)
         ]
         self._steering.add(learned)
@@ -71,10 +86,13 @@ class SteeredAddresses:
         """Steer again what should be, after the kernel lost it; raises SteeringFailed."""
         now = self._clock()
         self._steering.add([(each, until - now) for each, until in self._held_until.items() if until > now])
+        self._hold()
 
     def tend(self, *, resolver_reachable: bool) -> None:
         """Forget what has run out; while no resolver answers, keep instead what would run out soon."""
         now = self._clock()
+        if self._sinkholes and self._sinkholes_until - now < GRACE_S / 2:
+            self._hold()
         for endpoint, held_until in list(self._held_until.items()):
             if not resolver_reachable and now - self._last_seen[endpoint] < self._stale_max_s:
                 if held_until - now < GRACE_S / 2:

@@ -195,7 +195,7 @@ class Agent:
             plain_http_on=registries.plain_http_on,
             tls_context=leaves.context,
             http_protocol=http.protocol,
-            dial=exempt_dialler(steering.exempt),
+            dial=exempt_dialler(steering.exempt, naming.resolve),
             observe=activity.connection,
             why_splice=watch.noted(clients.why_splice),
             handshake_failed=clients.handshake_failed,

@@ -38,6 +38,8 @@ DEFAULT_FILE = Path("/etc/tidegate/agent.toml")
 RESERVED_VARIABLES = ("TIDEGATE_CONFIG",)
 DEFAULT_LISTEN = Endpoint.of("127.0.0.1", 9077)
 
+Mode = Literal["learn", "sinkhole"]
+
 
 # The parts.
 
@@ -59,7 +61,7 @@ class DnsConfig:
     """Whose answers are learned from."""
 
     resolvers: Resolvers = "system"
-    mode: Literal["learn", "sinkhole"] = "learn"
+    mode: Mode = "learn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,7 @@ class RegistryConfig:
 
     name: str
     hosts: tuple[HostName, ...] = ()
+    mode: Mode | None = None
     plain_http: bool = False
     ca: AbsolutePath | None = None
 
@@ -180,6 +183,12 @@ class AgentConfig:
         return tuple(dict.fromkeys(host.pattern for registry in self.registry for host in registry.hosts))
 
     @property
+    def sinkholed(self) -> tuple[str, ...]:
+        """The names and wildcards among them that are told an address of this host."""
+        found = (entry for entry in self.registry if (entry.mode or self.dns.mode) == "sinkhole")
+        return tuple(dict.fromkeys(host.pattern for entry in found for host in entry.hosts))
+
+    @property
     def authority_dir(self) -> Path:
         return self.state_dir / "ca"
 
@@ -194,7 +203,6 @@ NOT_YET: Mapping[str, Callable[[AgentConfig], bool]] = {
     'steering.backend = "nft-lease"': lambda config: config.steering.backend == "nft-lease",
     'steering.backend = "iptables"': lambda config: config.steering.backend == "iptables",
     "steering.forwarded = true": lambda config: config.steering.forwarded,
-    'dns.mode = "sinkhole"': lambda config: config.dns.mode == "sinkhole",
     '[[upstream]] of kind "mirror"': lambda config: any(
         upstream.kind == "mirror" for upstream in config.upstream
     ),
@@ -257,6 +265,7 @@ def merged_registries(
 def checked(config: AgentConfig, source: str) -> AgentConfig:
     """The same configuration; UsageError for parts that contradict each other or are not in this version."""
     check_registries(config.registry, source)
+    _check_modes(config, source)
     check_upstreams(config.upstream, source)
     check_credentials(config.credential, {entry.name for entry in config.registry}, source)
     missing = list(not_in_this_version(config))
@@ -282,6 +291,22 @@ def check_registries(registries: Iterable[RegistryConfig], source: str) -> None:
                 raise UsageError(cause, next_step="remove it from one of them")
     if not owners:
         raise UsageError(f"{source}: no registry is left to steer", next_step="add a [[registry]] with hosts")
+
+
+def _check_modes(config: AgentConfig, source: str) -> None:
+    """UsageError for a host of two modes, and for sinkholes where containers would be told of them."""
+    modes: dict[str, Mode] = {}
+    for entry in config.registry:
+        mode = entry.mode or config.dns.mode
+        for host in entry.hosts:
+            if modes.setdefault(host.pattern, mode) != mode:
+                cause = (
+                    f'{source}: host {host.pattern} is in registries of mode "learn" and of mode "sinkhole"'
+                )
+                raise UsageError(cause, next_step="give both [[registry]] tables the same mode")
+    if config.steering.forwarded and "sinkhole" in modes.values():
+        cause = f"{source}: steering.forwarded does not go with sinkholes: their address is this host's alone"
+        raise UsageError(cause, next_step='set mode = "learn", or remove steering.forwarded')
 
 
 def check_upstreams(upstreams: Sequence[UpstreamConfig], source: str) -> None:

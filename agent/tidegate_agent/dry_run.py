@@ -14,6 +14,7 @@ def describe(config: AgentConfig) -> str:
     resolvers = system_resolvers().addresses if configured == "system" else configured
     lines = [
         f"steered names:   {', '.join(config.host_patterns)}",
+        *([f"sinkholes:       {', '.join(config.sinkholed)}"] if config.sinkholed else []),
         f"resolvers:       {', '.join(map(str, resolvers)) or 'none'}",
         f"agent's port:    {config.steering.port} on 127.0.0.1 and ::1",
         f"state directory: {config.state_dir}",

@@ -19,11 +19,13 @@ from tidegate_agent.names import keep_names_steered
 from tidegate_agent.resolved import asked_without_dns, links_are_hidden, over_tls, resolved_servers
 from tidegate_agent.resolvers import Resolvers, ResolverWatch
 from tidegate_agent.steering import Steering, SteeringFailed
+from tidegate_agent.steering.eligibility import SINKHOLE
 from tidegate_agent.unsteerable import Unsteerable, unseen_behind_resolved, unsteerable
 from tidegate_dns.address import IPAddress, LearnedAddress
 from tidegate_dns.lookup import Lookup, NameNotFound, ResolverUnreachable
 from tidegate_dns.responder import Responder
 from tidegate_dns.zone import Zone, normal
+from tidegate_proxy.endpoint import Endpoint
 from tidegate_proxy.site import Registries
 
 _LOOK_EVERY_S = 1.0
@@ -49,7 +51,8 @@ class Naming:
         self._steering = steering
         self._activity = activity
         self._lend = lend
-        self._zone = Zone.of(config.host_patterns)
+        self._registries = registries
+        self._zone = _zone_of(config)
         self._watch = ResolverWatch() if config.dns.resolvers == "system" else None
         self._asked = _first_resolvers(config, self._watch)
         self._hosts = HostsFile()
@@ -103,6 +106,8 @@ class Naming:
         """Send the host's look-ups of steered names here; raises SteeringFailed."""
         responder, landings = self._responder, self._where_queries_land()
         self._lend(responder.udp_sockets)
+        ports = {port for pattern in self._zone.sinkholes for port in self._registries.ports(pattern)}
+        self.addresses.hold(Endpoint(SINKHOLE, port) for port in sorted(ports))
         self._steering.steer_dns(
             responder.udp_ports,
             responder.tcp_port,
@@ -155,7 +160,7 @@ class Naming:
             group.create_task(self._look_around(), name="follow resolvers and hosts file")
             group.create_task(
                 keep_names_steered(
-                    sorted(self._zone.exact_names),
+                    sorted(self._zone.exact_names - self._zone.sinkholes.keys()),
                     lookup=self._lookup,
                     learn=self.addresses.learn,
                     failed=self._name_failed,
@@ -212,6 +217,11 @@ class Naming:
 
     def _name_failed(self, name: str, cause: str) -> None:
         self._log.warning("registry name not resolved, trying again", name=name, cause=cause)
+
+
+def _zone_of(config: AgentConfig) -> Zone:
+    """Names in sinkhole mode share one address: who connects says which of them is meant."""
+    return Zone.of(config.host_patterns, dict.fromkeys(config.sinkholed, SINKHOLE))
 
 
 def _first_resolvers(config: AgentConfig, watch: ResolverWatch | None) -> Resolvers:

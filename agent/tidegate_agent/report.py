@@ -116,6 +116,7 @@ class Report:
                 UnsteerableStatus(what=found.what, why=found.why, next_step=found.next_step)
                 for found in self.naming.unsteerable()
             ],
+            sinkholes=list(self.config.sinkholed),
         )
 
     def _cache(self) -> CacheStatus:

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable
 
 from tidegate_agent.probe import PROBE_ADDRESS
+from tidegate_agent.steering.eligibility import SINKHOLE
 from tidegate_agent.steering.ruleset import PROBE6
 from tidegate_core.errors import StartRefused
 from tidegate_proxy.endpoint import Endpoint
@@ -55,22 +56,40 @@ def _listening(place: Endpoint) -> socket.socket:
     return sock
 
 
-def exempt_dialler(exempt: Callable[[socket.socket], None]) -> Callable[[Endpoint], Awaitable[socket.socket]]:
-    """A function that connects to an endpoint past the rules, within 30 s; it raises OSError."""
+def exempt_dialler(
+    exempt: Callable[[socket.socket], None], resolve: Callable[[str], Awaitable[Iterable[str]]]
+) -> Callable[[Endpoint, str | None], Awaitable[socket.socket]]:
+    """A function that connects to an endpoint past the rules, within 30 s; it raises OSError.
 
-    async def dial(endpoint: Endpoint) -> socket.socket:
-        if str(endpoint.address) == PROBE_ADDRESS or endpoint == PROBE6:
-            # The probe's rule matches exempt sockets too: this would be dialling ourselves, for ever.
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "the probe's address leads nowhere else")
-        family = socket.AF_INET6 if endpoint.address.version == 6 else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        try:
-            exempt(sock)
-            async with asyncio.timeout(_DIAL_TIMEOUT_S):
-                await asyncio.get_running_loop().sock_connect(sock, (str(endpoint.address), endpoint.port))
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+    Where the endpoint is a sinkhole, the client never knew where the host is that it asks for: `resolve` tells
+    its addresses, or raises OSError.
+    """
+
+    async def dial(endpoint: Endpoint, host: str | None) -> socket.socket:
+        async with asyncio.timeout(_DIAL_TIMEOUT_S):
+            if endpoint.address != SINKHOLE:
+                return await _connected(endpoint, exempt)
+            failure: OSError = ConnectionRefusedError(errno.ECONNREFUSED, "nobody knows where that is")
+            for address in await resolve(host) if host is not None else ():
+                try:
+                    return await _connected(Endpoint.of(address, endpoint.port), exempt)
+                except OSError as error:
+                    failure = error
+            raise failure
 
     return dial
+
+
+async def _connected(endpoint: Endpoint, exempt: Callable[[socket.socket], None]) -> socket.socket:
+    if endpoint.address == SINKHOLE or str(endpoint.address) == PROBE_ADDRESS or endpoint == PROBE6:
+        # The probe's rule matches exempt sockets too: this would be dialling ourselves, for ever.
+        raise ConnectionRefusedError(errno.ECONNREFUSED, f"{endpoint.address} leads nowhere else")
+    family = socket.AF_INET6 if endpoint.address.version == 6 else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        exempt(sock)
+        await asyncio.get_running_loop().sock_connect(sock, (str(endpoint.address), endpoint.port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock

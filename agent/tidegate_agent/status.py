@@ -31,7 +31,10 @@ class UnsteerableStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DnsStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """`learned` counts addresses handed to steering since the start."""
+    """`learned` counts addresses handed to steering since the start.
+
+    `sinkholes` are the hosts whose look-ups are told an address of this host.
+    """
 
     resolvers: list[str]
     mode: str
@@ -40,6 +43,7 @@ class DnsStatus(msgspec.Struct, frozen=True, kw_only=True):
     learned: int
     resolver_reachable: bool
     unsteerable: list[UnsteerableStatus] = []
+    sinkholes: list[str] = []
 
 
 class CacheStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -38,6 +38,8 @@ def status_table(status: Status) -> Table:
     table.add_row("resolvers", _resolvers(status))
     dns = status.dns
     table.add_row("dns", f"{dns.queries} queries, {dns.forwarded} forwarded, {dns.learned} addresses learned")
+    if dns.sinkholes:
+        table.add_row("sinkholes", ", ".join(dns.sinkholes))
     for found in dns.unsteerable:
         remark = Text(f"{found.what}: {found.why}; {found.next_step}", style="yellow")
         table.add_row("not steered", remark)

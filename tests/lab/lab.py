@@ -248,10 +248,11 @@ class Lab:
         )
         return central
 
-    def add_own_registry(self, name: str = "own", domain_name: str = "registry.local.test") -> OwnRegistry:
+    def add_own_registry(self, *domain_names: str, name: str = "own") -> OwnRegistry:
         """A host for registries of one's own, none started yet, until the next `reset()`."""
-        own = self._add(OwnRegistry(name, domain_name))
-        self.resolver.answer(records={**self.resolver.records, domain_name: [own.interfaces[0].ip]})
+        own = self._add(OwnRegistry(name, *(domain_names or ("registry.local.test",))))
+        records = {each: [own.interfaces[0].ip] for each in own.domain_names}
+        self.resolver.answer(records={**self.resolver.records, **records})
         return own
 
     def reset(self) -> None:

@@ -30,11 +30,12 @@ class Asked:
 
 
 class OwnRegistry(Node):
-    """It has a name in the lab's DNS, `domain_name`, and a CA of its own, `authority.anchor`."""
+    """It has a name in the lab's DNS, `domain_name`, or several, and a CA, `authority.anchor`."""
 
-    def __init__(self, name: str, domain_name: str):
+    def __init__(self, name: str, *domain_names: str):
         super().__init__(name)
-        self.domain_name = domain_name
+        self.domain_name = domain_names[0]
+        self.domain_names = domain_names
         self.authority = Authority(f"{name} CA")
         self._processes: dict[int, Process] = {}
         self._schemes: dict[int, str] = {}
@@ -49,7 +50,7 @@ class OwnRegistry(Node):
             "http": {"addr": f":{port}"},
         }
         if scheme == "https":
-            server = self.authority.server([self.domain_name])
+            server = self.authority.server(self.domain_names)
             self.write(f"{FOLDER}/server.crt", server.certificate)
             self.write(f"{FOLDER}/server.key", server.key, mode=0o600)
             tls = {"certificate": f"{FOLDER}/server.crt", "key": f"{FOLDER}/server.key"}

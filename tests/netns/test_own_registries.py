@@ -25,7 +25,7 @@ def table(scheme: str, port: int, name: str = "own") -> str:
 
 @pytest.fixture
 def own(lab: Lab) -> OwnRegistry:
-    return lab.add_own_registry(domain_name=NAME)
+    return lab.add_own_registry(NAME)
 
 
 def steering(node: Node, own: OwnRegistry, config: str) -> Agent:
@@ -129,6 +129,34 @@ def test_a_ca_counts_for_its_registry_alone(lab: Lab, node: Node, own: OwnRegist
 
     assert not refused.ok
     assert not own.asked(5001)
+
+
+@pytest.mark.parametrize("name", ["eu.gcr.io", "europe-docker.pkg.dev"])
+def test_a_wildcard_stands_for_one_label(lab: Lab, node: Node, name: str) -> None:
+    """N2, N8, C1: a name below it is learned when it is asked for, and the certificate covers it.
+
+    A deeper one is nobody's: its clients meet the registry itself, as if there were no agent.
+    """
+    deep = f"a.{name}"
+    own = lab.add_own_registry(name, deep)
+    own.serve(443)
+    image = own.publish(SINGLE, "project/tool", port=443)
+    for host in (name, deep):  # the CA that a client without an agent needs
+        node.write(f"/etc/containers/certs.d/{host}/ca.crt", own.authority.anchor)
+    agent = steering(node, own, f'[[registry]]\nname = "{name.partition(".")[2]}"\nca = "{CA}"\n')
+    before = agent.status()["steering"]["addresses"]
+
+    assert node.pull("skopeo", f"{name}/project/tool:1").contents == image.contents
+    assert agent.status()["steering"]["addresses"] == before + 1
+    assert agent.metrics()['registry_proxy_misses_total{type="blob"}'] == 1 + len(image.contents.layers)
+
+    for _ in range(2):
+        own.forget(443)
+        assert node.pull("podman", f"{deep}/project/tool:1").contents == image.contents
+        assert len([each for each in own.asked(443) if "/blobs/" in each.path]) >= 1
+    own.stop(443)
+    assert node.pull("podman", f"{name}/project/tool:1").contents == image.contents
+    assert not node.pull("skopeo", f"{deep}/project/tool:1").ok
 
 
 def test_a_ca_that_cannot_be_read_keeps_the_agent_from_starting(node: Node) -> None:

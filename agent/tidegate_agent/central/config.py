@@ -203,6 +203,10 @@ def _checked(config: CentralConfig, source: str) -> CentralConfig:
     check_registries(config.registry, source)
     check_upstreams(config.upstream, source)
     check_credentials(config.credential, {entry.name for entry in config.registry}, source)
+    for entry in config.registry:
+        if entry.mode is not None:
+            cause = f"{source}: registry {entry.name!r} has a mode, and this tier steers nothing"
+            raise UsageError(cause, next_step="remove it; it belongs into an agent's configuration")
     mirror = config.mirror
     if (mirror.certificate is None) != (mirror.key is None):
         missing = "certificate" if mirror.certificate is None else "key"

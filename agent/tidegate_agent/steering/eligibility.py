@@ -1,14 +1,18 @@
 """Which addresses may be steered at all (DESIGN 3, I5).
 
-Never: loopback, link-local (cloud metadata services), multicast, unspecified, IPv4 in IPv6 clothing, and
-the host's own addresses. Whether an address is the host's own is asked of the kernel's routing table for
+Never: loopback (but for one address of ours), link-local (cloud metadata services), multicast, unspecified,
+IPv4 in IPv6 clothing, and the host's own addresses. Whether an address is the host's own is asked of the kernel's routing table for
 every new address (rtnetlink(7), RTM_GETROUTE), because addresses come and go; nothing is cached here.
 """
 
 import socket
 import struct
+from ipaddress import IPv4Address
 
 from tidegate_proxy.endpoint import IPAddress
+
+SINKHOLE = IPv4Address("127.74.0.1")
+"""What names of registries in sinkhole mode are told to have: on this host, and nobody's."""
 
 _NETLINK_ROUTE = 0
 _RTM_GETROUTE, _RTM_NEWROUTE = 26, 24
@@ -23,6 +27,8 @@ _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 def is_special(address: IPAddress) -> bool:
     """The address can never be a registry's: it names this host, this link or a group."""
+    if address == SINKHOLE:
+        return False
     return (
         address.is_loopback
         or address.is_link_local
@@ -56,6 +62,8 @@ class Routes:
 
         An address without a route is not local: the resolver may know it before the network is up.
         """
+        if address == SINKHOLE:
+            return False
         packed = address.packed
         body = _ROUTE.pack(_FAMILIES[address.version], len(packed) * 8, 0, 0, 0, 0, 0, 0, 0)
         body += struct.pack("=HH", 4 + len(packed), _RTA_DST) + packed

@@ -102,7 +102,7 @@ class Interceptor:
         scheme_of: Callable[[str, int], Scheme | None],
         tls_context: Callable[[str], ssl.SSLContext],
         http_protocol: Callable[[Arrival], asyncio.Protocol],
-        dial: Callable[[Endpoint], Awaitable[socket.socket]],
+        dial: Callable[[Endpoint, str | None], Awaitable[socket.socket]],
         observe: Callable[[str, str], None],
         why_splice: Callable[[Endpoint, Endpoint], str | None] = _no_reason,
         handshake_failed: Callable[[Arrival, OSError], None] = _ignore,
@@ -112,9 +112,10 @@ class Interceptor:
     ) -> None:
         """`scheme_of` tells what the registry speaks that has this name and port, None where none has.
         `plain_http_on` says on which ports a registry without TLS may be asked for. `dial` bounds its own
-        time. `why_splice` is asked, with the client's endpoint and the original destination, about each
-        connection that would be answered with our certificate. `handshake_failed` learns of every intercepted
-        client that did not finish the handshake; `distrusts` tells whether it was for want of trust.
+        time; it is told, too, which registry's host the client asks for, if any. `why_splice` is asked, with
+        the client's endpoint and the original destination, about each connection that would be answered with
+        our certificate. `handshake_failed` learns of every intercepted client that did not finish the
+        handshake; `distrusts` tells whether it was for want of trust.
         """
         self._original_dst = original_dst
         self._scheme_of = scheme_of
@@ -281,13 +282,14 @@ class Interceptor:
             raise  # the client reset the connection
         except Exception as error:  # noqa: BLE001 - peeking consumed nothing: the origin can still serve
             _report("a connection is spliced because of a bug", error)
-            await self._splice(sock, original, "error")
+            await self._splice(sock, original, None, "error")
             return
         match self._decide(heard, original, peer):
             case _Interception() as interception:
                 await self._intercept(sock, interception)
             case str(reason):
-                await self._splice(sock, original, reason)
+                host = None if reason == "error" else self._host_of(heard, original.port)
+                await self._splice(sock, original, host, reason)
 
     def _original(self, sock: socket.socket) -> Endpoint | None:
         """Where the connection was going; None when that is unknown or is this very listener."""
@@ -372,13 +374,21 @@ class Interceptor:
             self._intercepted.remove(connection)
             self._ended()
 
-    async def _splice(self, sock: socket.socket, original: Endpoint, reason: str) -> None:
+    def _host_of(self, heard: _Heard, port: int) -> str | None:
+        """The registry's host that the client asks for, if it does."""
+        match heard:
+            case ClientHello(sni=str(host)) | HttpHead(host=host) if self._scheme_of(host, port) is not None:
+                return host
+            case _:
+                return None
+
+    async def _splice(self, sock: socket.socket, original: Endpoint, host: str | None, reason: str) -> None:
         task = asyncio.current_task()
         assert task is not None  # the one that `_accept` made
         self._splicing.add(task)
         self._ended()
         try:
-            origin = await self._dial(original)
+            origin = await self._dial(original, host)
         except OSError:
             self._observe("refused", "unreachable")
             reset(sock)

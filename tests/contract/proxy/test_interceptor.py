@@ -68,6 +68,7 @@ class Stage:
         self.bug: Exception | None = None
         self.avoid: str | Exception | None = None
         self.plain_http = False
+        self.dialled: list[str | None] = []
         self.asked: list[tuple[Endpoint, Endpoint]] = []
         self.parts = ExitStack()
 
@@ -121,7 +122,8 @@ class Stage:
         self.arrivals.append(arrival)
         return Site(arrival)
 
-    async def _dial(self, endpoint: Endpoint) -> socket.socket:
+    async def _dial(self, endpoint: Endpoint, host: str | None) -> socket.socket:
+        self.dialled.append(host)
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             await asyncio.get_running_loop().sock_connect(sock, (str(endpoint.address), endpoint.port))
@@ -329,6 +331,21 @@ async def test_tls_for_a_plain_registry_goes_on(stage: Stage) -> None:
 
     assert await stage.echoed(stage.connect(), sent) == sent
     assert stage.observed == [("spliced", "other_scheme")]
+
+
+async def test_whoever_dials_is_told_which_registry_is_meant(stage: Stage) -> None:
+    """N11, N9: by the name alone, where the address says nothing; nothing of others' names."""
+    stage.avoid, stage.plain_http = "stranger", True
+
+    for sent in (
+        hello_bytes(STEERED),
+        hello_bytes(PLAIN),
+        hello_bytes("neighbour.example"),
+        b"SSH-2.0-x\r\n",
+    ):
+        await stage.echoed(stage.connect(), sent)
+
+    assert stage.dialled == [STEERED, PLAIN, None, None]
 
 
 async def test_nobody_asks_who_a_neighbour_or_the_probe_is(stage: Stage) -> None:

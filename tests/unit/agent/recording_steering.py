@@ -28,6 +28,11 @@ class RecordingSteering(NoSteering):
         for endpoint, timeout_s in learned:
             self.ends[endpoint] = max(self.ends.get(endpoint, 0.0), self._clock() + timeout_s)
 
+    def remove(self, endpoints: Iterable[Endpoint]) -> None:
+        self._check()
+        for endpoint in endpoints:
+            self.ends.pop(endpoint, None)
+
     def steered(self) -> set[Endpoint]:
         return {endpoint for endpoint, end in self.ends.items() if end > self._clock()}
 

@@ -7,6 +7,7 @@ import pytest
 
 from tidegate_agent.addresses import GRACE_S, SteeredAddresses
 from tidegate_agent.steering import SteeringFailed
+from tidegate_agent.steering.eligibility import SINKHOLE
 from tidegate_dns.address import LearnedAddress
 from tidegate_proxy.endpoint import Endpoint
 from unit.agent.recording_steering import RecordingSteering
@@ -79,6 +80,28 @@ def test_an_address_runs_out_while_resolvers_answer(world: World) -> None:
         world.addresses.tend(resolver_reachable=True)
 
     assert not world.is_steered()
+
+
+def test_sinkholes_are_steered_until_others_take_their_place(world: World) -> None:
+    """N11: nobody looks them up again, so nothing but their owner keeps them."""
+    world.addresses.hold([Endpoint(SINKHOLE, 443), Endpoint(SINKHOLE, 5000)])
+    for _ in range(int(3 * GRACE_S)):
+        world.now += 1
+        world.addresses.tend(resolver_reachable=True)
+        assert world.steering.steered() == {Endpoint(SINKHOLE, 443), Endpoint(SINKHOLE, 5000)}
+
+    world.addresses.hold([Endpoint(SINKHOLE, 5000)])
+    assert world.steering.steered() == {Endpoint(SINKHOLE, 5000)}
+    world.steering.ends.clear()
+    world.addresses.restore()
+    assert world.steering.steered() == {Endpoint(SINKHOLE, 5000)}
+
+
+def test_a_resolver_that_tells_the_sinkhole_teaches_nothing(world: World) -> None:
+    """N11, I5: it is ours to tell; from anybody else it is an address on loopback."""
+    world.addresses.learn("ghcr.io", [LearnedAddress(SINKHOLE, 30), LearnedAddress(ADDRESS, 30)])
+
+    assert world.steering.steered() == {Endpoint(ADDRESS, 443)}
 
 
 def test_an_address_that_the_kernel_refused_is_told_and_not_held(world: World) -> None:

@@ -214,7 +214,6 @@ def test_a_value_that_cannot_work_is_refused_by_its_key(tmp_path: Path, toml: st
         ('[steering]\nbackend = "nft-lease"', 'steering.backend = "nft-lease"'),
         ('[steering]\nbackend = "iptables"', 'steering.backend = "iptables"'),
         ("[steering]\nforwarded = true", "steering.forwarded = true"),
-        ('[dns]\nmode = "sinkhole"', 'dns.mode = "sinkhole"'),
         (
             '[[upstream]]\nkind = "mirror"\nurl = "https://x.example"',
             '[[upstream]] of kind "mirror"',
@@ -228,6 +227,18 @@ def test_a_setting_of_a_later_version_is_refused_rather_than_ignored(
     """DESIGN 8: nothing that is configured is silently without effect."""
     assert setting in NOT_YET, "it is implemented now: drop it from this table"
     assert f"{setting} is not in this version yet" in complaint(tmp_path, toml)
+
+
+def test_a_registry_has_the_general_mode_unless_it_says_otherwise(tmp_path: Path) -> None:
+    """N11: also a built-in one, by its name alone."""
+    quay = '[[registry]]\nname = "quay.io"\nmode = "{}"\n'
+    own = '[[registry]]\nname = "own"\nhosts = ["registry.local:5000", "*.registry.local"]\n'
+
+    assert configured(tmp_path).sinkholed == ()
+    assert configured(tmp_path, quay.format("sinkhole")).sinkholed == ("quay.io",)
+    rest = configured(tmp_path, '[dns]\nmode = "sinkhole"\n' + quay.format("learn") + own)
+    assert set(rest.host_patterns) - set(rest.sinkholed) == {"quay.io"}
+    assert {"registry.local", "*.registry.local", "*.gcr.io"} < set(rest.sinkholed)
 
 
 def test_one_host_may_be_several_registries_on_different_ports(tmp_path: Path) -> None:
@@ -249,6 +260,11 @@ def test_one_host_may_be_several_registries_on_different_ports(tmp_path: Path) -
     [
         ('[[registry]]\nname = "x"\nhosts = ["quay.io:443"]', "belongs to two registries"),
         ('[[registry]]\nname = "quay.io"\nplain_http = true\nca = "/etc/ca.pem"', "speaks no TLS"),
+        (
+            '[[registry]]\nname = "x"\nhosts = ["quay.io:5000"]\nmode = "sinkhole"',
+            'host quay.io is in registries of mode "learn" and of mode "sinkhole"',
+        ),
+        ('[dns]\nmode = "sinkhole"\n[steering]\nforwarded = true', "does not go with sinkholes"),
     ],
 )
 def test_registries_that_contradict_each_other_are_refused(tmp_path: Path, toml: str, told: str) -> None:

@@ -212,6 +212,8 @@ def test_a_mark_that_could_never_match_is_refused(text: str) -> None:
     ("address", "special"),
     [
         ("127.0.0.74", True),
+        ("127.74.0.1", False),  # the sinkhole, which is ours
+        ("127.74.0.2", True),
         ("169.254.169.254", True),
         ("224.0.0.251", True),
         ("0.1.2.3", True),
