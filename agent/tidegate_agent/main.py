@@ -38,6 +38,8 @@ def start(config: AgentConfig, *, dry_run: bool) -> int:
 
 
 def _run(config: AgentConfig, heartbeat: Heartbeat, lock: SingleInstance, keeper: Keeper | None) -> int:
+    if keeper is not None:
+        keeper.hold()
     from tidegate_agent.agent import run
 
     try:

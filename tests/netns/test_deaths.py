@@ -191,6 +191,30 @@ def stored_bytes(node: Node, storage: str) -> int:
     return total
 
 
+def test_agent_and_supervisor_hold_a_keeper_each(node: Node, agent: Agent) -> None:
+    """I1: what they shared would be given up by a dying agent at once, and then go with the supervisor.
+
+    Seen as one hanging client in 40 deaths of both in the middle of a layer (see the slow test below).
+    """
+    assert f"table inet tidegate_keeper_{agent.pid}" in tables(node)
+    assert "table inet tidegate_keeper" in tables(node)
+
+
+@pytest.mark.slow
+def test_no_death_of_both_leaves_a_client_hanging(node: Node, registry: Registry, large: Image) -> None:
+    """I1: supervisor and agent die on two processors at once, in any order; a hundred times."""
+    node.install_trust()
+    for nth in range(100):
+        agent = node.start_agent().wait_steering()
+        with node.start_pull("skopeo", LARGE, storage=f"cut{nth}").process as process:
+            until(lambda nth=nth: stored_bytes(node, f"cut{nth}") > MIDDLE_BYTES, "the middle of the layer")
+            killed = kill(node, agent, supervisor_too=True)
+            assert process.wait(10) != 0
+            assert time.monotonic() - killed < LEASE_S + 1
+        node.remove(f"/srv/storage-cut{nth}")
+        node.remove("/var/lib/tidegate/partial")
+
+
 # A client that shows how its connection ends, and when.
 
 READER = """

@@ -2,9 +2,12 @@
 
 It steers nothing. While it stands, the FIN of a dying agent still passes through NAT (docs/decisions/0012).
 One netlink socket owns it, opened by the supervisor before it forks and so held by both processes: the
-table stays while either lives, and the kernel deletes it when both are gone, however they end. A process
-that dies closes its descriptors from the highest to the lowest: this socket has to be opened before any
-that a connection could get, so that every connection has said its FIN when the table goes.
+table stays while either lives, and the kernel deletes it when both are gone, however they end.
+
+The agent holds a second one, which is its own. A process that dies gives its share of every descriptor up at
+once, and closes those that nobody shares from the highest to the lowest: a keeper that is shared can go with
+a supervisor that dies at the same moment, and only one that is not, and was opened before any descriptor that
+a connection could get, is there until every connection has said its last word.
 """
 
 import errno
@@ -38,13 +41,20 @@ class Keeper:
                 next_step="Load it with: modprobe nf_tables",
             ) from error
         self._second_name = f"{KEEPER}_{os.getpid()}"
+        self._own: NftSocket | None = None
+
+    def hold(self) -> None:
+        """Hold a table of this process's own as well; in the agent, before it opens any other descriptor."""
+        self._own = NftSocket()
 
     def fileno(self) -> int:
         """The descriptor whose last holder keeps the table."""
         return self._nft.fileno()
 
     def put_in(self) -> None:
-        """Add the table, or see that it is there; raises NetlinkError."""
+        """Add the tables, or see that they are there; raises NetlinkError."""
+        if self._own is not None:
+            self._own.commit(new_table(keeper_table(f"{KEEPER}_{os.getpid()}")))
         try:
             self._nft.commit(new_table(keeper_table()))
         except NetlinkError as error:
