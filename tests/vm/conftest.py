@@ -14,6 +14,7 @@ from vm.fleet import Fleet
 LINES_OF_A_LOG = 60
 CA = "/etc/tidegate/central.pem"
 running = pytest.StashKey[Lab]()
+took = pytest.StashKey[dict[str, float]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,6 +39,8 @@ def session_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         pytest.skip(reason)
     with Fleet() if machines else Lab() as lab:
         request.config.stash[running] = lab
+        if isinstance(lab, Fleet):
+            request.config.stash[took] = lab.times
         yield lab
         del request.config.stash[running]
 
@@ -124,3 +127,11 @@ def pytest_runtest_makereport(
             if text:
                 report.sections.append((f"lab: {name}", "\n".join(text.splitlines()[-LINES_OF_A_LOG:])))
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """How long it took until the machines were there."""
+    if times := config.stash.get(took, None):
+        terminalreporter.section("machines")
+        for what, seconds in times.items():
+            terminalreporter.write_line(f"{seconds:6.0f} s  {what}")

@@ -196,6 +196,11 @@ class Fleet(Lab):
 
     def _keep(self, kept: Path) -> None:
         began = time.monotonic()
+        # All at one moment: none is to remember of another what that one has not done.
+        for machine in self.machines.values():
+            machine.host.hang_up()  # the kept connection would be a dead one to who goes on from here
+        for machine in self.machines.values():
+            machine.hold()
         for machine in self.machines.values():
             machine.save()
         cache.keep_only(kept)
@@ -222,6 +227,9 @@ class Fleet(Lab):
         for machine in self.machines.values():
             machine.stop()
             machine.start(snapshot=SNAPSHOT)
+        # At one moment, or the first would find the others silent.
+        for machine in self.machines.values():
+            machine.resume()
         for machine in self.machines.values():
             machine.wait_answering()
             machine.host.set_clock()  # it slept since the snapshot
@@ -235,7 +243,7 @@ class Fleet(Lab):
             self._start_from_snapshots()
         self._used = True
         for registry in self._registries:
-            registry.reset()
+            registry.forget()
 
     def _signer_of_the_internet(self) -> Signer:
         token = {end: self.internet.path(f"{INTERNET}/token.{end}").read_bytes() for end in ("crt", "key")}

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 from lab import Host, Process, until
@@ -21,7 +22,10 @@ FOLDER = "/srv/vm"
 BASE = f"{FOLDER}/root.qcow2"
 SNAPSHOT = "ready"
 MEMORY_MB = 768
-ACCELERATOR = os.environ.get("TIDEGATE_VM_ACCEL", "tcg")
+ACCELERATOR = {
+    "tcg": "tcg,tb-size=256",  # MB of translated code; by default it grows to 1024
+    "kvm": "kvm",
+}[os.environ.get("TIDEGATE_VM_ACCEL", "tcg")]
 BOOT_S = 600.0  # 40 on an idle machine without KVM
 
 
@@ -54,14 +58,15 @@ class Machine:
         self._hypervisor.run([*command, f"{FOLDER}/{self.name}.qcow2"]).or_raise()
 
     def start(self, *, snapshot: str = "") -> None:
-        """Boot, or go on where a snapshot was taken; returns at once.
+        """Boot, or take the snapshot's disk and memory and hold still, until `resume()`; returns at once.
 
-        Going on takes a qemu of its own each time: one that ran already has counted more of the processor's
+        A snapshot takes a qemu of its own each time: one that ran already has counted more of the processor's
         ticks than the snapshot has, and the machine would see the difference as time that passed at once.
         """
         files = f"{FOLDER}/{self.name}"
         argv = [
-            *("qemu-system-x86_64", "-accel", ACCELERATOR, "-cpu", "max", "-smp", "1", "-m", str(MEMORY_MB)),
+            *("nice", "-n", "5", "qemu-system-x86_64", "-accel", ACCELERATOR, "-cpu", "max", "-smp", "1"),
+            *("-m", str(MEMORY_MB)),
             *("-display", "none", "-serial", f"file:{files}.console", "-no-user-config", "-nodefaults"),
             *("-kernel", f"{FOLDER}/vmlinuz", "-initrd", f"{FOLDER}/initrd"),
             *("-append", "root=/dev/vda rw console=ttyS0 tsc=reliable"),
@@ -71,7 +76,7 @@ class Machine:
             *("-device", f"virtio-net-pci,netdev=uplink,mac={self.mac}"),
             *("-device", "virtio-rng-pci"),
             *("-qmp", f"unix:{files}.qmp,server=on,wait=off"),
-            *(("-loadvm", snapshot) if snapshot else ()),
+            *(("-S", "-loadvm", snapshot) if snapshot else ()),
         ]
         self._qemu = self._hypervisor.spawn(argv, log=f"qemu-{self.name}")
 
@@ -79,9 +84,7 @@ class Machine:
         """Wait until ssh works there."""
 
         def answers() -> bool:
-            assert self._qemu is not None
-            if not self._qemu.running:
-                raise RuntimeError(f"qemu of {self.name} ended:\n{self._qemu.log}")
+            self._check_running()
             return self.host.answers
 
         try:
@@ -97,10 +100,23 @@ class Machine:
             output = self.host.run(["tail", "-n", "60", "/var/log/cloud-init-output.log"]).stdout
             raise RuntimeError(f"cloud-init of {self.name}: {done.stdout}{warnings}\n{output}")
 
+    def hold(self) -> None:
+        """Stand still, as between two instructions."""
+        self._ask("stop")
+
+    def resume(self) -> None:
+        """Go on, when the snapshot is there."""
+        self._ask("cont")
+
     def save(self, snapshot: str = SNAPSHOT) -> None:
-        """Keep disk and memory as they are now, inside the disk's file."""
-        self.host.hang_up()  # the kept connection would be a dead one to who goes on from here
-        self._monitor(f"savevm {snapshot}")
+        """Keep disk and memory as they are now, inside the disk's file, and end qemu, which completes it."""
+        complaint = self._ask("human-monitor-command", {"command-line": f"savevm {snapshot}"})
+        if complaint:
+            raise RuntimeError(f"savevm of {self.name}: {complaint}")
+        self._ask("quit")
+        assert self._qemu is not None
+        self._qemu.wait(60)
+        self.stop()
 
     def stop(self) -> None:
         """Switch it off, without a word to it."""
@@ -119,26 +135,34 @@ class Machine:
         shutil.copyfile(folder / self.disk.name, self.disk)
         shutil.copyfile(folder / self.seed.name, self.seed)
 
-    def _monitor(self, command: str) -> None:
-        """A command for people (`savevm`) through the protocol for programs (QMP), which knows its end."""
+    def _ask(self, command: str, arguments: Mapping[str, str] = {}) -> object:
+        """A QMP command (QEMU Machine Protocol) and its answer; taken when the snapshot is loaded."""
         with socket.socket(socket.AF_UNIX) as monitor:
             monitor.settimeout(120)
-            monitor.connect(str(self._hypervisor.path(f"{FOLDER}/{self.name}.qmp")))
+            until(lambda: self._reached(monitor), f"qemu of {self.name} listens")
             with monitor.makefile("rw") as lines:
                 lines.readline()  # the greeting
                 for request in (
                     {"execute": "qmp_capabilities"},
-                    {"execute": "human-monitor-command", "arguments": {"command-line": command}},
+                    {"execute": command, "arguments": arguments},
                 ):
                     lines.write(json.dumps(request) + "\n")
                     lines.flush()
                     answer = {}
                     while "return" not in answer and "error" not in answer:  # events come in between
                         answer = json.loads(lines.readline())
-                    if answer.get("return"):  # what people would be shown is a complaint
-                        raise RuntimeError(f"{command} of {self.name}: {answer['return']}")
                     if "error" in answer:
                         raise RuntimeError(f"{command} of {self.name}: {answer['error']}")
+                return answer["return"]
+
+    def _reached(self, monitor: socket.socket) -> bool:
+        self._check_running()
+        return monitor.connect_ex(str(self._hypervisor.path(f"{FOLDER}/{self.name}.qmp"))) == 0
+
+    def _check_running(self) -> None:
+        assert self._qemu is not None
+        if not self._qemu.running:
+            raise RuntimeError(f"qemu of {self.name} ended:\n{self._qemu.log}")
 
 
 def mac(number: int) -> str:

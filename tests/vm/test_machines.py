@@ -43,6 +43,7 @@ def test_cloud_init_ends_well_with_a_node_that_serves(fleet: Fleet, node: Machin
     assert node.run(["systemctl", "is-enabled", UNIT]).ok
     assert shown(node, UNIT, "ActiveState") == "active"
     assert agent.status()["steering"]["active"]
+    assert node.tidegate("trust", "status").ok
     assert list(node.path("/var/tmp").rglob("tidegate-*")) == []
 
 
