@@ -93,9 +93,11 @@ class Naming:
         """False while no resolver answers, neither the clients' queries nor our own."""
         return self._responder.resolver_reachable and self._lookup.resolver_reachable
 
-    def offline(self) -> str:
-        """Why no name resolves now; empty when names do."""
-        return "" if self.resolver_reachable else "no resolver answers"
+    def offline(self, host: str) -> str:
+        """Why a name does not resolve now that none does; empty when names do, or the hosts file has it."""
+        if self.resolver_reachable or normal(host) in self._hosts.addresses:
+            return ""
+        return "no resolver answers"
 
     async def open(self, parts: AsyncExitStack) -> None:
         """Listen for look-ups; raises StartRefused."""
@@ -116,6 +118,7 @@ class Naming:
             leaving=responder.leaving,
         )
         self._landings = landings
+        self._hosts_due = 0.0  # other names may be steered now
 
     def tend(self) -> None:
         """Keep or forget steered addresses; raises SteeringFailed.

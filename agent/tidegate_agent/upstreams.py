@@ -29,9 +29,9 @@ def open_upstreams(
     system: Path | None,
     resolver: AbstractResolver,
     exempt: Callable[[socket.socket], None],
-    offline: Callable[[], str],
+    offline: Callable[[str], str],
 ) -> Tiers:
-    """The upstreams in their order; `system` is the trust store's bundle, `offline` why no name resolves."""
+    """The upstreams in their order; `system` is the trust store's bundle, `offline` why a name does not resolve."""
     tls = ssl.create_default_context(cafile=str(system) if system is not None else None)
 
     def direct() -> DirectUpstream:

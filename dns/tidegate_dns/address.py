@@ -4,6 +4,7 @@ Link-local resolvers keep their scope id (RFC 4007 section 11, `fe80::1%eth0`). 
 decides which address may be steered; that is the steering's business.
 """
 
+import asyncio
 import errno
 import os
 import socket
@@ -82,6 +83,23 @@ def exempt_tcp_socket(address: IPAddress, exempt: Exempt) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+async def connect(sock: socket.socket, address: IPAddress, port: int) -> None:
+    """Connect a non-blocking TCP socket; raises OSError. uvloop's own sock_connect drops the scope."""
+    loop = asyncio.get_running_loop()
+    try:
+        sock.connect(socket_address(address, port))
+        return
+    except BlockingIOError:
+        ready = asyncio.Event()
+    loop.add_writer(sock, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_writer(sock)
+    if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        raise OSError(error, os.strerror(error))
 
 
 def family_of(address: IPAddress) -> socket.AddressFamily:

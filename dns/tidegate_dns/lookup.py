@@ -23,9 +23,9 @@ from tidegate_dns.address import (
     Exempt,
     IPAddress,
     LearnedAddress,
+    connect,
     connected_udp_socket,
     exempt_tcp_socket,
-    socket_address,
 )
 from tidegate_dns.message import MAX_MESSAGE, NOERROR, NXDOMAIN, parse_header
 from tidegate_dns.policy import answers, lesson
@@ -55,7 +55,7 @@ class Patience:
     dark_s: float = 5.0
     """How long resolvers that did not answer are not asked again."""
     silent_s: float = 30.0
-    """How long a resolver that kept silent where another answered is asked last."""
+    """How long a resolver that refused, or kept silent where another answered, is asked last."""
     max_cached: int = 1024
     max_ttl_s: int = 300
 
@@ -230,6 +230,7 @@ class Lookup:
                 answer = await self._ask_tcp(resolver, query)
                 header = parse_header(answer)
         except (OSError, EOFError):
+            self._silent_until[resolver] = self._clock() + self._patience.silent_s
             return None
         if header is None or header.rcode not in (NOERROR, NXDOMAIN):
             return None
@@ -249,7 +250,7 @@ class Lookup:
     async def _ask_tcp(self, resolver: IPAddress, query: bytes) -> bytes:
         loop = asyncio.get_running_loop()
         with exempt_tcp_socket(resolver, self._exempt) as sock:
-            await loop.sock_connect(sock, socket_address(resolver, self._port))
+            await connect(sock, resolver, self._port)
             await loop.sock_sendall(sock, struct.pack(">H", len(query)) + query)
             (length,) = struct.unpack(">H", await _receive(sock, 2))
             answer = await _receive(sock, length)

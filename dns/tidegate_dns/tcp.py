@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tidegate_dns.address import Exempt, exempt_tcp_socket, socket_address
+from tidegate_dns.address import Exempt, connect, exempt_tcp_socket
 from tidegate_dns.framing import framed, read_message
 from tidegate_dns.limits import Limits
 from tidegate_dns.message import Question
@@ -153,9 +153,7 @@ class TcpConversation:
         sock = exempt_tcp_socket(self._resolver.address, self._exempt)
         try:
             async with asyncio.timeout(patience_s):
-                await self._loop.sock_connect(
-                    sock, socket_address(self._resolver.address, self._resolver_port)
-                )
+                await connect(sock, self._resolver.address, self._resolver_port)
             reader, self._upstream = await _streams(sock)
         except OSError:
             sock.close()

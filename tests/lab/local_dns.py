@@ -66,22 +66,13 @@ serve(leaf, False)
 """
 
 
-def start_dnsmasq(host: Host, *lines: str, port: int = 53) -> Process:
-    """dnsmasq on 127.0.0.1 of a host, with these lines and no files of the host's."""
-    host.write(
-        f"/etc/lab-local-dnsmasq-{port}.conf",
-        "\n".join(
-            ["no-resolv", "no-hosts", "bind-interfaces", f"listen-address={LISTEN}", "user=root", *lines, ""]
-        ),
-    )
+def start_dnsmasq(host: Host, *lines: str, listen: str = LISTEN, port: int = 53) -> Process:
+    """dnsmasq on 127.0.0.1 of a host, with these lines and no files of the host's; else where they say."""
+    path = f"/etc/lab-local-dnsmasq-{port}.conf"
+    where = [f"listen-address={listen}"] if listen else []
+    host.write(path, "\n".join(["no-resolv", "no-hosts", "bind-interfaces", "user=root", *where, *lines, ""]))
     process = host.spawn(
-        [
-            "dnsmasq",
-            "--keep-in-foreground",
-            f"--port={port}",
-            f"--conf-file=/etc/lab-local-dnsmasq-{port}.conf",
-        ],
-        log="local-dnsmasq",
+        ["dnsmasq", "--keep-in-foreground", f"--port={port}", f"--conf-file={path}"], log="local-dnsmasq"
     )
     until(lambda: _running(process) and port in host.listening(), "dnsmasq listens")
     return process

@@ -68,6 +68,11 @@ class Resolver:
         self._records: dict[str, tuple[Address, ...]] = {}
 
     @property
+    def names(self) -> Mapping[str, Sequence[Address]]:
+        """The addresses of the registries' names."""
+        return self._names
+
+    @property
     def records(self) -> Mapping[str, Sequence[Address]]:
         """The addresses that `answer` gave names."""
         return self._records

@@ -110,7 +110,7 @@ class Central:
             system=system_bundle(),
             resolver=NameResolver(addresses.of),
             exempt=lambda _: None,
-            offline=lambda: "",
+            offline=lambda _: "",
         )
         credentials = await open_credentials((*map(login_of, config.credential), *logins))
 

@@ -31,7 +31,7 @@ LOOK_TIMEOUT_S = 2.0
 class DirectUpstream:
     """Requests straight to the registries.
 
-    `offline` says why no name resolves, if that is so. Then whoever has an alternative (and so gives a
+    `offline` says why a host's name does not resolve, if no name does. Then whoever has an alternative (and so gives a
     `patience_s`) is refused at once, although a kept connection might still answer: the client could not
     resolve the token service that the answer sends it to. Whoever has none is let try: the resolver may be
     back already (I1).
@@ -46,7 +46,7 @@ class DirectUpstream:
         resolver: AbstractResolver,
         exempt: Callable[[socket.socket], None],
         tls: ssl.SSLContext,
-        offline: Callable[[], str] = lambda: "",
+        offline: Callable[[str], str] = lambda _: "",
         look_every_s: float = EVERY_S,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
         write_timeout_s: float = WRITE_TIMEOUT_S,
@@ -68,7 +68,7 @@ class DirectUpstream:
         await self._exchange.close()
 
     def dark(self, site: Site) -> bool:
-        return bool(self._offline()) or self._darkness.covers(site)
+        return bool(self._offline(site.host)) or self._darkness.covers(site)
 
     def gives_way(self, status: int) -> bool:
         """Whether another upstream, if there is one, is asked instead of giving this answer."""
@@ -88,7 +88,7 @@ class DirectUpstream:
         proven: bool = False,  # noqa: ARG002 - the registry judges for itself
         silence_s: float | None = None,
     ) -> HttpResponse:
-        if patience_s is not None and (reason := self._offline()):
+        if patience_s is not None and (reason := self._offline(site.host)):
             self.failing = reason
             raise UpstreamUnreachable(site, reason)
         if own_authorization is not None:

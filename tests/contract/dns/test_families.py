@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import uvloop
 from dnslib import EDNS0, DNSRecord
 
 from contract.dns.scripted import (
@@ -247,7 +248,8 @@ def _in_a_network_namespace(
             if libc.unshare(CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), "unshare")
             _run(*set_up)
-            asyncio.run(scenario())
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # production's
+                runner.run(scenario())
         except BaseException as failure:  # noqa: BLE001  # carried to the test's own thread
             failures.append(failure)
 

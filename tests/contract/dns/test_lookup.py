@@ -109,6 +109,18 @@ async def test_a_resolver_that_kept_silent_is_asked_last_for_a_while(desk: Desk)
     assert await desk.addresses("third.test") == ["192.0.2.7", "2001:db8::7"]
 
 
+async def test_a_resolver_that_refused_is_asked_last_for_a_while(desk: Desk) -> None:
+    """N13: a host refuses no more often than once a second (ICMP), then it is as if it were silent."""
+    await desk.first.stop()
+    assert await desk.addresses() == ["192.0.2.8"]
+    await desk.first.start()
+
+    assert await desk.addresses("other.test") == ["192.0.2.8"]
+    assert desk.first.asked == []
+    desk.clock.forward(Patience().silent_s)
+    assert await desk.addresses("third.test") == ["192.0.2.7", "2001:db8::7"]
+
+
 async def test_the_first_servers_word_counts_when_the_second_knows_no_such_name(desk: Desk) -> None:
     """N13, split horizon: a slow server that knows a name of the house beats a quick one that does not."""
 

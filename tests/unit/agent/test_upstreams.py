@@ -27,7 +27,7 @@ async def opened(parts: AsyncExitStack, state_dir: Path, *entries: UpstreamConfi
         system=None,
         resolver=NameResolver(nowhere),
         exempt=lambda _: None,
-        offline=lambda: "",
+        offline=lambda _: "",
     )
 
 

@@ -136,7 +136,7 @@ async def world(tmp_path: Path, pushes: bool) -> AsyncIterator[World]:
             resolver=NameResolver(resolve),
             exempt=lambda _: None,
             tls=ssl.create_default_context(),
-            offline=lambda: offline[0],
+            offline=lambda _: offline[0],
             look_every_s=0.05,
         )
         parts.push_async_callback(upstream.close)
