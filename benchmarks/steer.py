@@ -1,17 +1,20 @@
 """What the agent costs those it does not serve: connects and bytes elsewhere, and a neighbour's transfer.
 
-Run it with `.venv/bin/python benchmarks/steer.py [--rounds N]`, as root. The peer is a second node without an
-agent, which does the same things at the same hosts. The neighbour is nginx on an address that a steered name
-resolves to as well, asked under its own name: the agent splices that connection.
+Run it with `.venv/bin/python benchmarks/steer.py [--rounds N] [--backends nft ebpf]`, as root; it takes a node
+for each back end. The peer is one more, without an agent, which does the same things at the same hosts. The
+neighbour is nginx on an address that a steered name resolves to as well, asked under its own name: the agent
+splices that connection. eBPF programs run for every node; of the others' sockets they ask whose network they
+are in, and no more.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import defaultdict
 
 from comparison import Report, Row, at_least
-from peer import Lab, Nginx, Node, cpu_seconds, require, until
+from peer import Agent, Lab, Nginx, Node, cpu_seconds, require, until
 
 CONNECTS = 2000
 RAW_BYTES = 4 << 30
@@ -65,16 +68,65 @@ while True:
 """
 
 
+LINES = (
+    ("connect elsewhere, p50", "us", "p50", None),
+    ("connect elsewhere, p99", "us", "p99", None),
+    ("raw TCP over loopback", "GB/s", "raw", None),
+    ("neighbour's 1 GiB over TLS, spliced", "GB/s", "neighbour", at_least(0.7)),
+)
+
+
+class Measured:
+    """The samples of one node; `backend` is empty for the one without an agent."""
+
+    def __init__(self, node: Node, backend: str = "") -> None:
+        self.node = node
+        self.backend = backend
+        self.samples: defaultdict[str, list[float]] = defaultdict(list)
+        self.agent: Agent | None = None
+
+    def start(self) -> None:
+        self.node.install_trust()
+        self.agent = self.node.start_agent(f'[steering]\nbackend = "{self.backend}"\n').wait_steering()
+        self.node.dig("+short", SHARED).or_raise()
+
+    def round(self, address: str) -> None:
+        p50, p99 = connect(self.node, address, 8000)
+        self.samples["p50"].append(p50)
+        self.samples["p99"].append(p99)
+        self.samples["raw"].append(float(self.node.python(RAW, str(RAW_BYTES)).or_raise().stdout) / 1e9)
+        pid = self.agent.pid if self.agent is not None else 0
+        before = cpu_seconds(self.node, [pid]) if pid else 0
+        self.samples["neighbour"].append(transfer(self.node))
+        if pid:
+            used = cpu_seconds(self.node, [pid]) - before
+            self.samples["cpu"].append(used / (NEIGHBOUR_BYTES / 1e9))
+            self.samples["rss"].append(rss_mib(self.node, pid))
+            p50, p99 = connect(self.node, address, 443)
+            self.samples["steered p50"].append(p50)
+            self.samples["steered p99"].append(p99)
+
+    @property
+    def spliced(self) -> float:
+        assert self.agent is not None
+        return sum(
+            value
+            for name, value in self.agent.metrics().items()
+            if name.startswith("tidegate_connections_total") and "spliced" in name
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--backends", nargs="+", default=["nft", "ebpf"])
+    arguments = parser.parse_args()
+    rounds, backends = arguments.rounds, arguments.backends
     require("nginx", "openssl")
-    names = ("p50", "p99", "raw", "neighbour")
-    ours: dict[str, list[float]] = {name: [] for name in (*names, "cpu", "rss", "steered p50", "steered p99")}
-    none: dict[str, list[float]] = {name: [] for name in names}
-    with Lab(nodes=2) as lab:
-        node, bare = lab.nodes
+    with Lab(nodes=1 + len(backends)) as lab:
+        bare, *nodes = lab.nodes
+        none = Measured(bare)
+        steered = [Measured(node, backend) for node, backend in zip(nodes, backends, strict=True)]
         host = lab.add_node("neighbour")
         address = str(host.interfaces[0].ip)
         lab.resolver.answer(records={SHARED: [host.interfaces[0].ip], NEIGHBOUR: [host.interfaces[0].ip]})
@@ -82,65 +134,52 @@ def main() -> None:
         nginx.put("blob", bytes(1 << 20) * (NEIGHBOUR_BYTES >> 20))
         host.spawn(["python3", "-c", ACCEPT], log="accept")
         until(lambda: 8000 in host.listening(), "the neighbour accepts")
-        node.install_trust()
-        agent = node.start_agent().wait_steering()
-        node.dig("+short", SHARED).or_raise()
-        pid = agent.pid
+        for each in steered:
+            each.start()
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", flush=True)
-            for where, figures in ((node, ours), (bare, none)):
-                p50, p99 = connect(where, address, 8000)
-                figures["p50"].append(p50)
-                figures["p99"].append(p99)
-                figures["raw"].append(float(where.python(RAW, str(RAW_BYTES)).or_raise().stdout) / 1e9)
-                before = cpu_seconds(node, [pid])
-                figures["neighbour"].append(transfer(where))
-                if where is node:
-                    used = cpu_seconds(node, [pid]) - before
-                    ours["cpu"].append(used / (NEIGHBOUR_BYTES / 1e9))
-                    ours["rss"].append(rss_mib(node, pid))
-            p50, p99 = connect(node, address, 443)
-            ours["steered p50"].append(p50)
-            ours["steered p99"].append(p99)
-        spliced = sum(
-            value
-            for name, value in agent.metrics().items()
-            if name.startswith("tidegate_connections_total") and "spliced" in name
-        )
-    if spliced < rounds:
-        raise SystemExit("the neighbour's transfers did not go through the agent: nothing was measured")
+            for each in (*steered, none):
+                each.round(address)
+        for each in steered:
+            if each.spliced < rounds:
+                raise SystemExit(
+                    f"{each.backend}: the neighbour's transfers were not spliced: nothing measured"
+                )
     report = Report(benchmark="steer", rounds=rounds)
-    lines = (
-        ("connect elsewhere, p50", "us", "p50", None),
-        ("connect elsewhere, p99", "us", "p99", None),
-        ("raw TCP over loopback", "GB/s", "raw", None),
-        ("neighbour's 1 GiB over TLS, spliced", "GB/s", "neighbour", at_least(0.7)),
-    )
-    for what, unit, name, target in lines:
+    for each in steered:
+        add_rows(report, each, none)
+    report.finish()
+
+
+def add_rows(report: Report, ours: Measured, none: Measured) -> None:
+    """What one back end costs, beside a node without an agent."""
+    for what, unit, name, target in LINES:
         report.add(
             Row(
-                what=what,
+                what=f"{ours.backend}: {what}",
                 unit=unit,
-                tidegate=ours[name],
-                peer=none[name],
+                tidegate=ours.samples[name],
+                peer=none.samples[name],
                 peer_name="no agent",
                 target=target,
             )
         )
     report.add(
         Row(
-            what="connect that is steered, p50",
+            what=f"{ours.backend}: connect that is steered, p50",
             unit="us",
-            tidegate=ours["steered p50"],
-            peer=none["p50"],
+            tidegate=ours.samples["steered p50"],
+            peer=none.samples["p50"],
             peer_name="no agent",
             note="the agent accepts on the node; without it the packet crosses the lab's bridge",
         )
     )
-    report.add(Row(what="connect that is steered, p99", unit="us", tidegate=ours["steered p99"]))
-    report.add(Row(what="splice, the agent's CPU", unit="s/GB", tidegate=ours["cpu"]))
-    report.add(Row(what="the agent's RSS after it", unit="MiB", tidegate=ours["rss"]))
-    report.finish()
+    for what, unit, name in (
+        ("connect that is steered, p99", "us", "steered p99"),
+        ("splice, the agent's CPU", "s/GB", "cpu"),
+        ("the agent's RSS after it", "MiB", "rss"),
+    ):
+        report.add(Row(what=f"{ours.backend}: {what}", unit=unit, tidegate=ours.samples[name]))
 
 
 def connect(node: Node, address: str, port: int) -> tuple[float, float]:

@@ -13,6 +13,8 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from ipaddress import ip_address
 from pathlib import Path
 
 from tidegate_agent.clients.sock_diag import SockDiag
@@ -306,4 +308,10 @@ def _map_of(endpoint: Endpoint) -> str:
 
 
 def _endpoint(name: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
-    return Endpoint.of(name[0].partition("%")[0], name[1])
+    return Endpoint(_address(name[0]), name[1])
+
+
+@lru_cache(maxsize=256)
+def _address(text: str) -> IPAddress:
+    # Nearly always the same two, and parsing them takes longer than asking the kernel.
+    return unscoped(ip_address(text))
