@@ -126,7 +126,7 @@ def heard(sock: socket.socket, messages: list[bytes]) -> dict[int, bytes]:
     for number, message in enumerate([*messages, query(wire(STEERED[0]))]):
         sock.send(number.to_bytes(2, "big") + message[2:])
     told = {}
-    sock.settimeout(1)
+    sock.settimeout(10)
     try:
         while last not in told:
             answer = sock.recv(65535)
