@@ -43,9 +43,10 @@ from netns.test_steering import (
     node,
     table_names,
 )
-from tidegate_agent.steering import EbpfSteering
+from tidegate_agent.steering import EbpfSteering, SteeringFailed
 from tidegate_agent.steering.ebpf import records
 from tidegate_agent.steering.ebpf.hooks import compiled
+from tidegate_agent.steering.plan import MAX_ENDPOINTS
 from tidegate_proxy.endpoint import Endpoint
 
 pytestmark = [
@@ -337,6 +338,55 @@ def test_the_room_for_original_destinations_is_bounded_and_the_newest_are_kept(
     assert room / 2 < kept <= room
 
 
+def test_what_has_timed_out_makes_room_in_the_kernel_too(
+    node: Namespace,
+) -> None:
+    """I8: the programs pass over it at once, and the agent takes it out when more comes."""
+    now = [time.monotonic()]
+    first, others = (
+        Endpoint.of(REGISTRY4, 443),
+        [Endpoint.of(f"198.18.{n >> 8}.{n & 255}", 443) for n in range(1100)],
+    )
+    with node.entered():
+        steering = EbpfSteering(port=8443, clock=lambda: now[0])
+        try:
+            steering.open()
+            steering.add([(first, 1)])
+            steered = steering._hooks.maps["steered4"]  # type: ignore[union-attr]
+            before = steered.get(records.endpoint(first))
+            now[0] += 10
+            steering.add([(each, 60) for each in others])
+
+            assert before is not None
+            assert steered.get(records.endpoint(first)) is None
+            assert all(steered.get(records.endpoint(each)) is not None for each in others)
+        finally:
+            steering.close()
+
+
+def test_when_the_kernel_has_no_room_none_of_what_was_learned_at_once_is_steered(
+    node: Namespace,
+) -> None:
+    """I8, I1: it goes direct, and what was steered before stays so."""
+    many = [
+        Endpoint.of(f"198.{18 + (n >> 16)}.{n >> 8 & 255}.{n & 255}", 443) for n in range(MAX_ENDPOINTS - 1)
+    ]
+    with node.entered():
+        steering = EbpfSteering(port=8443)
+        try:
+            steering.open()
+            steering.add([(Endpoint.of(REGISTRY4, 443), 60)])
+            steered = steering._hooks.maps["steered4"]  # type: ignore[union-attr]
+            with pytest.raises(SteeringFailed, match="E2BIG"):
+                steering.add([(each, 60) for each in many])  # the probe's address has one place
+
+            assert steering.addresses() == 1
+            assert steered.get(records.endpoint(Endpoint.of(REGISTRY4, 443))) is not None
+            assert all(steered.get(records.endpoint(each)) is None for each in (many[0], many[-1]))
+        finally:
+            steering.close()
+
+
 # What it refuses
 
 
@@ -427,6 +477,22 @@ def test_in_a_cgroup_namespace_of_its_own_the_start_is_refused() -> None:
 
     assert "StartRefused: this process sees only a part of the host's cgroups" in said
     assert "--cgroupns=host" in said
+
+
+def test_where_its_own_connections_are_not_seen_the_start_is_refused() -> None:
+    """I3: tried with a real connection; here the root of what is mounted is a cgroup that it is not in."""
+    above = cgroups()
+    assert above is not None
+    part = above / f"tidegate-test-{os.getpid()}"
+    part.mkdir()
+    try:
+        inside = f'mount --bind {part} {above}; exec "$@"'
+        said = opened("unshare", "--mount", "sh", "-c", inside, "sh", sys.executable, "-c", OPENED)
+    finally:
+        part.rmdir()
+
+    assert "StartRefused: connections of this process are not seen by programs at" in said
+    assert "/proc/self/cgroup" in said
 
 
 def test_a_hung_agent_steers_nothing_after_the_lease(node: Namespace, agent: Agent) -> None:

@@ -71,8 +71,8 @@ def test_an_original_destination_is_read_back_in_both_families() -> None:
     """N1: IPv4 is kept as ::ffff:a.b.c.d."""
     mapped = ip_address("::ffff:192.0.2.1").packed
 
-    assert records.original(mapped + struct.pack("!HH", 443, 8443)) == (V4, 8443)
-    assert records.original(V6.address.packed + struct.pack("!HH", 5000, 8443)) == (V6, 8443)
+    assert records.original(mapped + struct.pack("!HH", 443, 8443)) == V4
+    assert records.original(V6.address.packed + struct.pack("!HH", 5000, 8443)) == V6
 
 
 def test_linking_puts_each_map_s_descriptor_where_it_is_loaded() -> None:

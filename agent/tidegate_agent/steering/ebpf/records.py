@@ -58,8 +58,8 @@ def cookie(cookie: int) -> bytes:
 
 
 @functools.lru_cache(maxsize=4096)
-def original(data: bytes) -> tuple[Endpoint, int]:
-    """Where a redirected connection was going, and the port that it went to instead."""
+def original(data: bytes) -> Endpoint:
+    """Where a redirected connection was going."""
     address = IPv6Address(data[:16])
-    port, to_port = struct.unpack_from("!HH", data, 16)
-    return Endpoint(address.ipv4_mapped or address, port), to_port
+    (port,) = _PORT.unpack_from(data, 16)
+    return Endpoint(address.ipv4_mapped or address, port)

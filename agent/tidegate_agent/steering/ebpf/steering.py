@@ -190,17 +190,13 @@ class EbpfSteering:
         if self._sockets is None or self._hooks is None:
             return None
         try:
-            here = sock.getsockname()
-            client = self._sockets.find(_endpoint(sock.getpeername()), _endpoint(here))
+            client = self._sockets.find(_endpoint(sock.getpeername()), _endpoint(sock.getsockname()))
             if client is None:
                 return None
             found = self._hooks.maps["originals"].get(records.cookie(client.cookie))
         except OSError:
             return None
-        if found is None:
-            return None
-        original, to_port = records.original(found)
-        return original if to_port == here[1] else None
+        return records.original(found) if found is not None else None
 
     def dialled_for(self, original: Endpoint) -> Endpoint:
         """The hook changes the destination before the socket has one: the agent's own port."""
