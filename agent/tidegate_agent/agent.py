@@ -19,10 +19,11 @@ import uvloop
 
 from tidegate_agent.activity import Activity
 from tidegate_agent.admin import Admin, Orders
-from tidegate_agent.bypass import CAUSES, BypassWatch, Cause, why_bypassed
-from tidegate_agent.clients import Clients
+from tidegate_agent.bypass import CAUSES, BypassWatch, Cause, Segment, why_bypassed
+from tidegate_agent.clients import Clients, Everybody, ForwardedClients
 from tidegate_agent.config import AgentConfig, RegistryConfig
 from tidegate_agent.credentials import login_of, open_credentials
+from tidegate_agent.forwarding import Forwarding
 from tidegate_agent.gate import FAILURES, Gate, GateState
 from tidegate_agent.machine import machine_id, open_journal
 from tidegate_agent.metrics import Metrics, RequestSeconds
@@ -41,7 +42,6 @@ from tidegate_agent.trust import system_bundle
 from tidegate_agent.upstreams import open_upstreams
 from tidegate_core import log as logging
 from tidegate_dns.lookup import NameNotFound, ResolverUnreachable
-from tidegate_proxy.endpoint import Endpoint
 from tidegate_proxy.fetching.filling import FetchEnded
 from tidegate_proxy.http.addressing import BySite
 from tidegate_proxy.http.crash_journal import CrashJournal
@@ -102,6 +102,7 @@ class Agent:
         heartbeat: Heartbeat,
         journal: CrashJournal,
         probe: Probe,
+        forwarding: Forwarding | None,
     ) -> None:
         self._log = structlog.get_logger()
         self._config = config
@@ -116,6 +117,7 @@ class Agent:
         self._pause_file = PauseFile(config.runtime_dir / "paused.json")
         self._withdrawn = False
         self._probe = probe
+        self._forwarding = forwarding
         self.gate = Gate(
             steering=steering,
             probe=probe,
@@ -186,8 +188,15 @@ class Agent:
         watch = BypassWatch(
             bypassed=activity.bypassed,
             steered=lambda host, port: registries.site(host, port) is not None,
-            why=lambda destination, forwarded: agent.why_bypassed(destination, forwarded=forwarded),
+            why=lambda segment, forwarded: agent.why_bypassed(segment, forwarded=forwarded),
             who=clients.who,
+        )
+        forwarding: Forwarding | None = None
+        containers = ForwardedClients(has_login=_shared_logins(config, registries))
+        everybody = Everybody(
+            host=clients,
+            forwarded=containers,
+            is_forwarded=lambda address: forwarding is not None and forwarding.covers(address),
         )
         interceptor = Interceptor(
             original_dst=steering.original_dst,
@@ -197,9 +206,21 @@ class Agent:
             http_protocol=http.protocol,
             dial=exempt_dialler(steering.exempt, naming.resolve),
             observe=activity.connection,
-            why_splice=watch.noted(clients.why_splice),
-            handshake_failed=clients.handshake_failed,
+            withheld=watch.noted(everybody.withheld),
+            why_splice=watch.noted(everybody.why_splice),
+            handshake_failed=everybody.handshake_failed,
         )
+        if config.steering.forwarded and isinstance(steering, NftSteering):
+            forwarding = Forwarding(
+                port=config.steering.port,
+                steer=steering.steer_forwarded,
+                listen_too=interceptor.listen_too,
+                leave=interceptor.leave,
+                resolvers=lambda: naming.resolvers,
+                covers=naming.covers,
+                learn=naming.addresses.learn,
+            )
+            parts.callback(forwarding.close)
         listeners = listen(config.steering.port)
         for listener in listeners:
             parts.callback(listener.close)
@@ -221,6 +242,7 @@ class Agent:
             listeners=listeners,
             heartbeat=heartbeat,
             journal=journal,
+            forwarding=forwarding,
             probe=Probe(
                 trust_bundle=system_bundle(),
                 certificate_pem=authority.certificate_pem,
@@ -238,6 +260,8 @@ class Agent:
             clients=clients,
             credentials=credentials,
             watch=watch,
+            forwarding=forwarding,
+            containers=containers,
             settle=tally.tell,
         )
         metrics = Metrics(activity, seconds, report.gauges, settle=tally.tell)
@@ -272,9 +296,11 @@ class Agent:
         except OSError as error:
             self._log.warning("a crash would end the pause: it cannot be written down", cause=str(error))
 
-    def why_bypassed(self, destination: Endpoint, *, forwarded: bool) -> Cause:
+    def why_bypassed(self, segment: Segment, *, forwarded: bool) -> Cause:
         """Why no rule redirected a connection of now."""
-        addresses = self._naming.addresses
+        addresses, destination = self._naming.addresses, segment.destination
+        if self._forwarding is not None and self._forwarding.steers(segment.source.address):
+            forwarded = False
         return why_bypassed(
             paused=self.gate.paused is not None,
             steering=self._steering.active,
@@ -292,6 +318,8 @@ class Agent:
                 tasks.create_task(self.gate.run(), name="gate"),
                 tasks.create_task(self._naming.run(), name="naming"),
             ]
+            if self._forwarding is not None:
+                steering.append(tasks.create_task(self._forwarding.run(), name="containers"))
             await stopping.wait()
             for task in steering:
                 task.cancel()
@@ -399,6 +427,14 @@ def _each(*observers: Callable[[FetchEnded], None]) -> Callable[[FetchEnded], No
 def _steering(config: AgentConfig, keeper: Keeper | None) -> Steering:
     if config.steering.backend == "none":
         return NoSteering()
+    if config.steering.forwarded:
+        return NftSteering(
+            port=config.steering.port,
+            keeper=keeper,
+            lease_s=config.steering.lease.total_seconds(),
+            exemption=exemption(config.steering.mark, uid=os.geteuid()),
+            forwarded=True,
+        )
     backend: type[EbpfSteering | NftSteering]
     backend = EbpfSteering if config.steering.backend == "ebpf" else NftSteering
     return backend(
@@ -407,6 +443,17 @@ def _steering(config: AgentConfig, keeper: Keeper | None) -> Steering:
         lease_s=config.steering.lease.total_seconds(),
         exemption=exemption(config.steering.mark, uid=os.geteuid()),
     )
+
+
+def _shared_logins(config: AgentConfig, registries: Registries) -> Callable[[str, int], bool]:
+    """Whether what this node's own login fetched from a registry is for all of the node."""
+    shared = {login.registry for login in config.credential if login.share == "node"}
+
+    def has_login(host: str, port: int) -> bool:
+        site = registries.site(host, port)
+        return site is not None and site.registry in shared
+
+    return has_login
 
 
 def _tls_ports(registries: Iterable[RegistryConfig]) -> set[int]:

@@ -202,7 +202,6 @@ class AgentConfig:
 NOT_YET: Mapping[str, Callable[[AgentConfig], bool]] = {
     'steering.backend = "nft-lease"': lambda config: config.steering.backend == "nft-lease",
     'steering.backend = "iptables"': lambda config: config.steering.backend == "iptables",
-    "steering.forwarded = true": lambda config: config.steering.forwarded,
     '[[upstream]] of kind "mirror"': lambda config: any(
         upstream.kind == "mirror" for upstream in config.upstream
     ),
@@ -268,6 +267,11 @@ def checked(config: AgentConfig, source: str) -> AgentConfig:
     _check_modes(config, source)
     check_upstreams(config.upstream, source)
     check_credentials(config.credential, {entry.name for entry in config.registry}, source)
+    if config.steering.forwarded and config.steering.backend not in ("auto", "nft"):
+        raise UsageError(
+            f"{source}: steering.forwarded = true needs nft; steering.backend is {config.steering.backend!r}",
+            next_step='set steering.backend to "nft" or "auto", or remove steering.forwarded',
+        )
     missing = list(not_in_this_version(config))
     if missing:
         raise UsageError(f"{source}: {missing[0]} is not in this version yet", next_step="remove the setting")

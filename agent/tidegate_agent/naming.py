@@ -192,6 +192,10 @@ class Naming:
         if self._where_queries_land() != self._landings:
             self.steer()
 
+    def covers(self, name: str) -> bool:
+        """Whether a look-up of this name is one of a registry."""
+        return self._zone.covers(name)
+
     def _where_queries_land(self) -> object:
         return dict(self._responder.udp_ports), self._responder.linked, self._responder.leaving
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from tidegate_agent import __version__
 from tidegate_agent.activity import Activity
 from tidegate_agent.bypass import BypassWatch
-from tidegate_agent.clients import Clients
+from tidegate_agent.clients import Clients, ForwardedClients, Reason
 from tidegate_agent.config import AgentConfig
 from tidegate_agent.credentials import credentials_status
+from tidegate_agent.forwarding import Forwarding
 from tidegate_agent.gate import Gate
 from tidegate_agent.metrics import Gauges
 from tidegate_agent.naming import Naming
@@ -47,6 +48,8 @@ class Report:
     clients: Clients
     credentials: Credentials
     watch: BypassWatch
+    forwarding: Forwarding | None
+    containers: ForwardedClients
     settle: Callable[[], None]
     """Makes `activity` count what was served up to now."""
     started: float = field(default_factory=time.monotonic)
@@ -79,6 +82,7 @@ class Report:
             trust=[self._system_store(), *self._runtimes()],
             clients_spliced=self._spliced(),
             bypassed=self._bypassed(),
+            forwarded=self.forwarding.status() if self.forwarding is not None else [],
         )
 
     def readiness(self) -> tuple[bool, str]:
@@ -163,4 +167,12 @@ class Report:
                 until=client.until.isoformat(timespec="seconds") if client.until else "restart",
             )
             for client in self.clients.spliced()
+        ] + [
+            SplicedClient(
+                exe=f"a container at {address}",
+                pid=0,
+                reason=Reason.DISTRUSTED.value,
+                until=until.isoformat(timespec="seconds"),
+            )
+            for address, until in self.containers.left_alone()
         ]

@@ -93,7 +93,7 @@ class SplicedClient(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BypassedConnection(msgspec.Struct, frozen=True, kw_only=True):
-    """`exe` is "" and `pid` null where its process could not be told; `host` is "" where it was spliced."""
+    """`exe` is "" and `pid` null where its process could not be told."""
 
     at: str
     cause: str
@@ -114,6 +114,16 @@ class BypassedStatus(msgspec.Struct, frozen=True, kw_only=True):
     blind: str = ""
 
 
+class ForwardedStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A bridge with containers behind it: whether their connections are steered, why not, what to type."""
+
+    bridge: str
+    networks: list[str]
+    steered: bool
+    reason: str
+    action: str
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     pid: int
@@ -128,3 +138,4 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     trust: list[TrustStatus]
     clients_spliced: list[SplicedClient]
     bypassed: BypassedStatus = BypassedStatus()
+    forwarded: list[ForwardedStatus] = []

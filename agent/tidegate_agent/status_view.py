@@ -50,6 +50,9 @@ def status_table(status: Status) -> Table:
         table.add_row("trust", _judged(trust.runtime, trust.trusts, trust.action))
     for client in status.clients_spliced:
         table.add_row("spliced", f"{client.exe} (pid {client.pid}): {client.reason}, until {client.until}")
+    for bridge in status.forwarded:
+        text = f"{bridge.bridge}: {', '.join(bridge.networks) or 'no network'}"
+        table.add_row("containers", _judged(text, bridge.steered, f"{bridge.reason}; {bridge.action}"))
     _add_bypassed(table, status.bypassed)
     return table
 

@@ -69,9 +69,8 @@ def test_every_cause_starts_at_zero_and_a_steered_pull_is_no_bypass(
 
 
 def test_a_name_resolved_elsewhere_is_noticed_with_who_it_was(node: Node, agent: Agent) -> None:
-    """N10: a hosts file, DNS over TLS or a fixed address: no look-up passes the agent, its name does."""
-    node.write("/etc/hosts", f"{ELSEWHERE} {REGISTRY}\n")
-    program = "import ssl,socket,time; s=socket.create_connection(('registry-1.docker.io',443)); "
+    """N10: DNS over TLS, over HTTPS, a fixed address: no look-up passes the agent, its name does."""
+    program = f"import ssl,socket,time; s=socket.create_connection(('{ELSEWHERE}',443)); "
     program += "c=ssl._create_unverified_context().wrap_socket(s,server_hostname='registry-1.docker.io'); "
     with node.spawn([sys.executable, "-c", program + "time.sleep(600)"], log="fixed") as client:
         recent = once(agent, "resolved_elsewhere")
@@ -132,6 +131,7 @@ def test_a_client_left_alone_for_want_of_trust_counts_with_its_reason(
 
     recent = once(agent, "other_store")
     assert recent["exe"].endswith("curl")
+    assert recent["host"] == REGISTRY
 
 
 def test_the_table_that_watches_goes_with_the_agent(node: Node) -> None:

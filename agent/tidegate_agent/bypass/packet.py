@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 from tidegate_proxy.endpoint import Endpoint
 
 _TCP = 6
+_UDP, _UDP_HEADER = bytes([17]), 8
 _PORTS = struct.Struct("!HHI")
 
 
@@ -18,6 +19,14 @@ class Segment:
     destination: Endpoint
     sequence: int
     data: bytes
+
+
+def parse_datagram(packet: bytes) -> bytes | None:
+    """What a UDP packet (RFC 768) carries, from its network header on; None for other packets."""
+    if not packet:
+        return None
+    at, protocol = (4 * (packet[0] & 0xF), packet[9:10]) if packet[0] >> 4 == 4 else (40, packet[6:7])
+    return packet[at + _UDP_HEADER :] if protocol == _UDP else None
 
 
 def parse_segment(packet: bytes) -> Segment | None:

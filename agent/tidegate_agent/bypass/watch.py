@@ -22,8 +22,9 @@ from tidegate_agent.steering.nflog import Logged, LogGroup
 from tidegate_agent.steering.watch import FORWARDED, watch_table
 from tidegate_proxy.endpoint import Endpoint
 from tidegate_proxy.interception.client_hello import ClientHello, parse_client_hello
+from tidegate_proxy.interception.interceptor import Arrival
 
-WhySplice = Callable[[Endpoint, Endpoint], str | None]
+WhySplice = Callable[[Arrival], str | None]
 
 _RECENT = 16
 _SEEN = 512
@@ -49,11 +50,11 @@ class BypassWatch:
         *,
         bypassed: Counter[str],
         steered: Callable[[str, int], bool],
-        why: Callable[[Endpoint, bool], Cause],
+        why: Callable[[Segment, bool], Cause],
         who: Callable[[Endpoint, Endpoint], tuple[str, int | None]],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`steered` is asked with a name and a port; `why` with the destination and whether the connection is
+        """`steered` is asked with a name and a port; `why` with a connection's first words and whether it is
         another host's; `who` with the client's endpoint and the destination, for an executable and a pid.
         """
         self._bypassed = bypassed
@@ -103,10 +104,10 @@ class BypassWatch:
     def noted(self, why_splice: WhySplice) -> WhySplice:
         """The same question, asked of connections to registries; those left alone are counted."""
 
-        def asked(peer: Endpoint, original: Endpoint) -> str | None:
-            reason = why_splice(peer, original)
+        def asked(arrival: Arrival) -> str | None:
+            reason = why_splice(arrival)
             if reason is not None:
-                self._note(reason, "", peer, original)
+                self._note(reason, arrival.sni, arrival.peer, arrival.original)
             return reason
 
         return asked
@@ -121,7 +122,7 @@ class BypassWatch:
             return
         if not self._steered(hello.sni, segment.destination.port):
             return
-        cause = self._why(segment.destination, logged.prefix == FORWARDED)
+        cause = self._why(segment, logged.prefix == FORWARDED)
         self._note(cause, hello.sni, segment.source, segment.destination)
 
     def _read(self) -> None:

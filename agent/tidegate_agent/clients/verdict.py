@@ -19,6 +19,7 @@ class Reason(StrEnum):
     OTHER_STORE = "other_store"
     RELAY = "relay"
     DISTRUSTED = "distrusted"
+    NODE_LOGIN = "node_login"
 
 
 RUNTIMES: Mapping[str, str] = MappingProxyType(

@@ -47,7 +47,7 @@ _PRIORITIES = {
     ("output", 10): "filter + 10",
     ("forward", 10): "filter + 10",
     ("prerouting", -110): "dstnat - 10",
-    ("input", 110): "srcnat + 10",
+    ("forward", 0): "filter",
 }
 """As nft prints them."""
 

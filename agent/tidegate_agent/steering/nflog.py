@@ -89,10 +89,10 @@ class LogGroup:
             refused = self._configure(group, attribute(_CFG_CMD, bytes([_CMD_BIND])))
             if not refused:
                 break
-            if refused != errno.EBUSY:
+            if refused not in (errno.EBUSY, errno.EPERM):  # EPERM: another's, or no right to any
                 raise OSError(refused, f"NFLOG group {group} cannot be listened to")
         else:
-            raise OSError(errno.EBUSY, f"NFLOG groups from {FIRST_GROUP} on are taken")
+            raise OSError(refused, f"no NFLOG group from {FIRST_GROUP} on can be listened to")
         mode = struct.pack("!IBx", _MOST_BYTES, _COPY_PACKET)
         at_once = attribute(_CFG_MODE, mode) + attribute(_CFG_QTHRESH, struct.pack("!I", 1))
         if refused := self._configure(group, at_once):

@@ -31,6 +31,7 @@ from tidegate_agent.steering.encoding import (
     replace_rules,
 )
 from tidegate_agent.steering.exemption import DEFAULT_MARK, Exemption
+from tidegate_agent.steering.forwarded import Forwarded
 from tidegate_agent.steering.keeper import Keeper
 from tidegate_agent.steering.learned import Learned
 from tidegate_agent.steering.listing import render
@@ -64,6 +65,7 @@ class NftSteering:
         lease_s: float = 3.0,
         exemption: Exemption = DEFAULT_MARK,
         connections: bool = True,
+        forwarded: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Without `keeper`, `open` makes one; connections then are only safe if they come later.
@@ -75,6 +77,7 @@ class NftSteering:
             exemption=exemption,
             dns_tcp_direct_uids=tcp_dns_direct_uids(),
             connections=connections,
+            forwarded=Forwarded() if forwarded else None,
         )
         self._keeper = keeper
         self._lease_s = lease_s
@@ -173,6 +176,12 @@ class NftSteering:
             dns_leaving=tuple(leaving),
             zone=zone,
         )
+        self._commit(replace_rules(steering_table(plan)))
+        self._plan = plan
+
+    def steer_forwarded(self, forwarded: Forwarded) -> None:
+        """Replace whose connections from behind bridges are steered; raises SteeringFailed."""
+        plan = replace(self._plan, forwarded=forwarded)
         self._commit(replace_rules(steering_table(plan)))
         self._plan = plan
 

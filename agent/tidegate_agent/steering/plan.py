@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from tidegate_agent.steering.exemption import Exemption
+from tidegate_agent.steering.forwarded import Forwarded
 from tidegate_dns.address import Landing
 from tidegate_dns.zone import Zone
 from tidegate_proxy.endpoint import Endpoint, IPAddress
@@ -51,6 +52,8 @@ class Plan:
     """Where former resolvers' queries arrived: what is answered there still gets to its client."""
     dns_tcp_direct_uids: tuple[int, ...] = ()
     """Users whose TCP/53 is never redirected: systemd-resolved binds to an interface and would time out."""
+    forwarded: Forwarded | None = None
+    """The containers behind this host's bridges; None: nobody but this host is steered."""
     connections: bool = True
     """Redirect TCP too; False leaves that to another mechanism, and connection tracking alone."""
 

@@ -12,6 +12,7 @@ syntax: `encoding`, `nft` and `listing` do.
 
 from tidegate_agent.steering.connection_rules import steer_rules
 from tidegate_agent.steering.dns_rules import dns_rules, queries_rules, replies_rules
+from tidegate_agent.steering.forwarded import forwarded_chains
 from tidegate_agent.steering.plan import (
     DNS_CHAIN,
     KEEPER,
@@ -47,6 +48,8 @@ def steering_table(plan: Plan) -> Table:
                 rules=tuple(steer_rules(plan)),
             )
         )
+    if plan.connections and plan.forwarded is not None:
+        connections += forwarded_chains(plan.forwarded, port=plan.port, zone=plan.zone)
     return Table(
         name=TABLE,
         owned=True,

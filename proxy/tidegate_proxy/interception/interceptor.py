@@ -88,7 +88,7 @@ def _ignore(_arrival: Arrival, _error: OSError) -> None:
     return
 
 
-def _no_reason(_peer: Endpoint, _original: Endpoint) -> str | None:
+def _no_reason(_arrival: Arrival) -> str | None:
     return None
 
 
@@ -104,7 +104,8 @@ class Interceptor:
         http_protocol: Callable[[Arrival], asyncio.Protocol],
         dial: Callable[[Endpoint, str | None], Awaitable[socket.socket]],
         observe: Callable[[str, str], None],
-        why_splice: Callable[[Endpoint, Endpoint], str | None] = _no_reason,
+        withheld: Callable[[Arrival], str | None] = _no_reason,
+        why_splice: Callable[[Arrival], str | None] = _no_reason,
         handshake_failed: Callable[[Arrival, OSError], None] = _ignore,
         plain_http_on: Callable[[int], bool] = lambda _: False,
         hello_timeout_s: float = 2.0,
@@ -112,10 +113,10 @@ class Interceptor:
     ) -> None:
         """`scheme_of` tells what the registry speaks that has this name and port, None where none has.
         `plain_http_on` says on which ports a registry without TLS may be asked for. `dial` bounds its own
-        time; it is told, too, which registry's host the client asks for, if any. `why_splice` is asked, with
-        the client's endpoint and the original destination, about each connection that would be answered with
-        our certificate. `handshake_failed` learns of every intercepted client that did not finish the
-        handshake; `distrusts` tells whether it was for want of trust.
+        time; it is told, too, which registry's host the client asks for, if any. `withheld` is asked about
+        each connection that would be intercepted, and `why_splice` about each that would be answered with our
+        certificate: both for a reason to leave it alone. `handshake_failed` learns of every intercepted
+        client that did not finish the handshake; `distrusts` tells whether it was for want of trust.
         """
         self._original_dst = original_dst
         self._scheme_of = scheme_of
@@ -124,6 +125,7 @@ class Interceptor:
         self._http_protocol = http_protocol
         self._dial = dial
         self._observe = observe
+        self._withheld = withheld
         self._why_splice = why_splice
         self._handshake_failed = handshake_failed
         self._hello_timeout_s = hello_timeout_s
@@ -154,7 +156,7 @@ class Interceptor:
 
         Cancelled, it cuts every connection.
         """
-        self._listeners = tuple(listeners)
+        self._listeners += tuple(listeners)
         self._ours = frozenset(_endpoint(listener.getsockname()) for listener in listeners)
         for listener in listeners:
             listener.setblocking(False)
@@ -169,6 +171,20 @@ class Interceptor:
         except asyncio.CancelledError:
             self.cut()
             raise
+
+    def listen_too(self, listener: socket.socket) -> None:
+        """Accept on one more listener from now on."""
+        listener.setblocking(False)
+        self._listeners += (listener,)
+        if self._watching:
+            asyncio.get_running_loop().add_reader(listener.fileno(), self._accept, listener)
+
+    def leave(self, listener: socket.socket) -> None:
+        """Take what waits at this listener, then no more; what came by it goes on."""
+        if listener in self._listeners:
+            self._accept(listener, at_once=_MOST_WAITING)
+            asyncio.get_running_loop().remove_reader(listener.fileno())
+            self._listeners = tuple(each for each in self._listeners if each is not listener)
 
     def stop_accepting(self) -> None:
         """Take what waits already, then no more; those here go on. The listeners are the caller's to close.
@@ -330,9 +346,11 @@ class Interceptor:
             if alpn and "http/1.1" not in alpn:
                 return "no_http1"
             # The probe is the agent's own: what is known of clients must not be able to end the steering.
-            if sni != PROBE_HOST and (reason := self._why_splice(peer, original)) is not None:
-                return reason
             arrival = Arrival(sni=sni, original=original, peer=peer)
+            if sni != PROBE_HOST:
+                reason = self._withheld(arrival) or self._why_splice(arrival)
+                if reason is not None:
+                    return reason
             return _Interception(
                 arrival=arrival, context=self._tls_context(sni), protocol=self._http_protocol(arrival)
             )
@@ -346,6 +364,8 @@ class Interceptor:
             if self._scheme_of(host, original.port) != "http":
                 return "other_scheme"
             arrival = Arrival(sni=host, original=original, peer=peer)
+            if (reason := self._withheld(arrival)) is not None:
+                return reason
             return _Interception(arrival=arrival, context=None, protocol=self._http_protocol(arrival))
         except Exception as error:  # noqa: BLE001 - nothing is consumed yet: the origin can still serve
             _report("a connection is spliced because of a bug", error)

@@ -69,6 +69,7 @@ class Stage:
         self.avoid: str | Exception | None = None
         self.plain_http = False
         self.dialled: list[str | None] = []
+        self.withheld: str | None = None
         self.asked: list[tuple[Endpoint, Endpoint]] = []
         self.parts = ExitStack()
 
@@ -87,6 +88,7 @@ class Stage:
             http_protocol=self._site,
             dial=self._dial,
             observe=self._observe,
+            withheld=lambda _arrival: self.withheld,
             why_splice=self._why_splice,
             handshake_failed=lambda arrival, error: self.failed.append((arrival, error)),
             hello_timeout_s=0.15,
@@ -104,11 +106,11 @@ class Stage:
         self.parts.close()
 
     def _observe(self, outcome: str, reason: str) -> None:
-        assert (outcome, reason) in OUTCOMES or (outcome, reason) == ("spliced", self.avoid)
+        assert (outcome, reason) in OUTCOMES or reason in (self.avoid, self.withheld)
         self.observed.append((outcome, reason))
 
-    def _why_splice(self, peer: Endpoint, original: Endpoint) -> str | None:
-        self.asked.append((peer, original))
+    def _why_splice(self, arrival: Arrival) -> str | None:
+        self.asked.append((arrival.peer, arrival.original))
         if isinstance(self.avoid, Exception):
             raise self.avoid
         return self.avoid
@@ -679,3 +681,30 @@ async def test_both_families_arrive(tmp_path: Path, until: Until, host: str, met
 
     assert str(stage.arrivals[0].peer.address) == peer
     await stage.close()
+
+
+@pytest.mark.parametrize("plain_http", [False, True])
+async def test_what_is_withheld_from_a_client_it_gets_from_the_origin(stage: Stage, plain_http: bool) -> None:
+    """N21, C24: with TLS and without; nothing of its connection is served here."""
+    stage.plain_http, stage.withheld = plain_http, "node_login"
+    sent = REQUEST if plain_http else hello_bytes(STEERED)
+
+    assert await stage.echoed(stage.connect(), sent) == sent
+    assert stage.observed == [("spliced", "node_login")]
+
+
+async def test_a_listener_may_come_and_go(stage: Stage) -> None:
+    """N21: bridges do; what waits at one when it goes is taken, and what came by it goes on."""
+    with socket.create_server(("127.0.0.1", 0)) as late:
+        stage.interceptor.listen_too(late)
+        stage.address = late.getsockname()[:2]
+        assert STEERED.encode() in await stage.ask(STEERED)
+        established, waiting = stage.connect(), stage.connect()
+        stage.interceptor.leave(late)
+        stage.interceptor.leave(late)
+
+        sent = hello_bytes("neighbour.example")
+        assert await stage.echoed(waiting, sent) == sent
+        stage.connect()
+        assert await stage.echoed(established, sent) == sent
+    assert len(stage.observed) == 3

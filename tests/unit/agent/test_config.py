@@ -213,7 +213,6 @@ def test_a_value_that_cannot_work_is_refused_by_its_key(tmp_path: Path, toml: st
     [
         ('[steering]\nbackend = "nft-lease"', 'steering.backend = "nft-lease"'),
         ('[steering]\nbackend = "iptables"', 'steering.backend = "iptables"'),
-        ("[steering]\nforwarded = true", "steering.forwarded = true"),
         (
             '[[upstream]]\nkind = "mirror"\nurl = "https://x.example"',
             '[[upstream]] of kind "mirror"',
@@ -227,6 +226,21 @@ def test_a_setting_of_a_later_version_is_refused_rather_than_ignored(
     """DESIGN 8: nothing that is configured is silently without effect."""
     assert setting in NOT_YET, "it is implemented now: drop it from this table"
     assert f"{setting} is not in this version yet" in complaint(tmp_path, toml)
+
+
+@pytest.mark.parametrize("backend", ["auto", "nft"])
+def test_containers_are_steered_by_nft(tmp_path: Path, backend: str) -> None:
+    """N21: the other back ends have no chains for them; `tests/netns/test_forwarded.py` has a refusal."""
+    assert configured(tmp_path, f'[steering]\nforwarded = true\nbackend = "{backend}"').steering.forwarded
+    assert not configured(tmp_path).steering.forwarded
+
+
+@pytest.mark.parametrize("backend", ["ebpf", "none"])
+def test_no_other_back_end_steers_containers(tmp_path: Path, backend: str) -> None:
+    """N21: refused, with what to type."""
+    told = complaint(tmp_path, f'[steering]\nforwarded = true\nbackend = "{backend}"')
+
+    assert "steering.forwarded = true needs nft" in told
 
 
 def test_a_registry_has_the_general_mode_unless_it_says_otherwise(tmp_path: Path) -> None:
