@@ -78,11 +78,13 @@ def start_dnsmasq(host: Host, *lines: str, listen: str = LISTEN, port: int = 53)
     return process
 
 
-def start_unbound(host: Host, server: Sequence[str], *clauses: str) -> Process:
-    """unbound on 127.0.0.1 of a host: lines of its `server:` clause, and further clauses."""
+def start_unbound(
+    host: Host, server: Sequence[str], *clauses: str, listen: str = LISTEN, port: int = 53
+) -> Process:
+    """unbound on 127.0.0.1 of a host, or elsewhere: lines of its `server:` clause, and further clauses."""
     lines = [
         "server:",
-        f"interface: {LISTEN}",
+        f"interface: {listen}@{port}",
         "do-daemonize: no",
         'username: ""',
         'chroot: ""',
@@ -98,7 +100,7 @@ def start_unbound(host: Host, server: Sequence[str], *clauses: str) -> Process:
     ]
     host.write("/etc/lab-unbound.conf", "\n".join([*lines, ""]))
     process = host.spawn(["unbound", "-d", "-c", "/etc/lab-unbound.conf"], log="unbound")
-    until(lambda: _running(process) and 53 in host.listening(), "unbound listens")
+    until(lambda: _running(process) and port in host.listening(), "unbound listens")
     return process
 
 
