@@ -26,23 +26,11 @@ from lab import Fault, Lab, Registry
 from lab.booted import cgroups
 from lab.waiting import until
 from netns.test_deaths import kill, stored_bytes
-from netns.test_steering import (
-    NEIGHBOUR4,
-    NODE4,
-    NODE4_SECOND,
-    NODE6,
-    PROBE,
-    REGISTRY4,
-    REGISTRY6,
-    RESOLVER4,
-    SOURCES,
-    Agent,
-    Namespace,
-    drips,
-    namespaces,
-    node,
-    table_names,
-)
+from netns.test_steering import namespaces, node
+from steered.agent import SOURCES, Agent
+from steered.joined import table_names
+from steered.namespace import Namespace, drips
+from steered.place import NEIGHBOUR4, NODE4, NODE4_SECOND, NODE6, PROBE, REGISTRY4, REGISTRY6, RESOLVER4
 from tidegate_agent.steering import EbpfSteering, SteeringFailed
 from tidegate_agent.steering.ebpf import records
 from tidegate_agent.steering.ebpf.hooks import compiled

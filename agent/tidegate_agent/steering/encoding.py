@@ -24,8 +24,8 @@ from tidegate_proxy.endpoint import Endpoint
 
 _NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN = 0, 1, 2, 3
 _NEWRULE, _DELRULE, _NEWSET, _NEWSETELEM, _DELSETELEM = 6, 8, 9, 12, 14
-TABLE_OWNER = 7
-"""The attribute of a table that holds its owner's netlink port."""
+TABLE_NAME, TABLE_OWNER = 1, 7
+"""The attributes of a table that hold its name and its owner's netlink port."""
 
 _FLAG_OWNER = 0x2
 _SET_TIMEOUT = 0x10
@@ -89,6 +89,11 @@ def delete_table(name: str) -> list[Message]:
 def get_table(name: str) -> Message:
     """Ask for the table's attributes."""
     return Message(kind=_GETTABLE, body=text(1, name), doing=f"looking up table inet {name}")
+
+
+def get_tables() -> Message:
+    """Ask for the attributes of all tables, to be dumped."""
+    return Message(kind=_GETTABLE, body=b"", doing="looking up all tables")
 
 
 def lease(timeout_s: float) -> list[Message]:

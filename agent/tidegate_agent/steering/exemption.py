@@ -1,7 +1,7 @@
 """How the agent's own traffic is recognised, so that it is never steered (DESIGN 3, I5).
 
-Two ways: a mark under a mask on each of our sockets, or the uid the agent runs as. This module does not decide
-which of the two is used, and renders no rule: `statement` does.
+Two ways: a mark under a mask on each of our sockets, or the uid the agent runs as. This module does not
+decide which of the two is used, and renders no rule: `statement` does.
 """
 
 import socket

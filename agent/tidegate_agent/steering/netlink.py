@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tidegate_agent.steering.descriptor import moved_up
+from tidegate_agent.steering.holder import holder_of
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x1, 0x4, 0x200, 0x400, 0x800
 
 _NETLINK_NETFILTER = 12
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
-_NLMSG_ERROR = 2
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_NLM_F_DUMP = 0x300
 _NLM_F_ACK_TLVS = 0x200
 _NLMSGERR_ATTR_MSG = 1
 _SUBSYS_NFTABLES = 10
@@ -105,6 +107,12 @@ class NftSocket:
         """The descriptor whose last holder owns the table."""
         return self._socket.fileno()
 
+    @property
+    def port(self) -> int:
+        """The netlink port, by which the kernel and /proc/net/netlink name this socket."""
+        port: int = self._socket.getsockname()[0]
+        return port
+
     def close(self) -> None:
         """Close the socket: the kernel deletes the tables it owns."""
         self._socket.close()
@@ -138,6 +146,24 @@ class NftSocket:
             number, detail = _refusal(data[:length], flags)
             raise NetlinkError(number, doing=message.doing, detail=detail)
         return data[_HEADER.size + 4 : length]
+
+    def dump(self, message: Message) -> list[bytes]:
+        """The attributes of everything of a kind, such as all tables; raises NetlinkError."""
+        asked = Message(kind=message.kind, flags=_NLM_F_DUMP, body=message.body, doing=message.doing)
+        found: list[bytes] = []
+        with self._lock:
+            self._socket.send(self._nft_packet(asked, 0))
+            while True:
+                data = self._socket.recv(_RECEIVE_BYTES)
+                while data:
+                    length, kind, flags, _, _ = _HEADER.unpack_from(data)
+                    if kind == _NLMSG_ERROR:
+                        number, detail = _refusal(data[:length], flags)
+                        raise NetlinkError(number, doing=message.doing, detail=detail)
+                    if kind == _NLMSG_DONE:
+                        return found
+                    found.append(data[_HEADER.size + 4 : length])
+                    data = data[length + 3 & ~3 :]
 
     def _send(self, batch: bytes) -> None:
         # The kernel takes a transaction whole or, above the send buffer's size, not at all.
@@ -205,22 +231,20 @@ def attributes(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
+def is_held(port: int, *, proc: Path = Path("/proc")) -> bool:
+    """Whether a process of this network namespace holds the netfilter socket with this netlink port."""
+    return _inode_of(port, proc) is not None
+
+
 def pid_of_port(port: int, *, proc: Path = Path("/proc")) -> int | None:
     """The process that holds the nftables socket with this netlink port; None when it cannot be seen."""
+    inode = _inode_of(port, proc)
+    return None if inode is None else holder_of(f"socket:[{inode}]", proc=proc)
+
+
+def _inode_of(port: int, proc: Path) -> str | None:
     for line in (proc / "thread-self/net/netlink").read_text().splitlines()[1:]:
         _, protocol, owner, *_, inode = line.split()
         if int(protocol) == _NETLINK_NETFILTER and int(owner) == port & 0xFFFFFFFF:
-            return _holder(proc, f"socket:[{inode}]")
-    return None
-
-
-def _holder(proc: Path, target: str) -> int | None:
-    for process in proc.iterdir():
-        if process.name.isdigit():
-            try:
-                for descriptor in (process / "fd").iterdir():
-                    if os.readlink(descriptor) == target:  # noqa: PTH115 (Path.readlink normalises socket:[])
-                        return int(process.name)
-            except OSError:  # it ended meanwhile, or is not ours to look into
-                continue
+            return inode
     return None

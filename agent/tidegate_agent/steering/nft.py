@@ -8,10 +8,9 @@ Failure policy: refuse to start when the rules cannot go in; once started, a cha
 raises SteeringFailed and leaves that traffic direct, which is how it was before us.
 """
 
+import contextlib
 import errno
-import functools
 import os
-import pwd
 import socket
 import struct
 import time
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from tidegate_agent.steering.backend import SteeringFailed
+from tidegate_agent.steering.claim import Claim, another_steers
 from tidegate_agent.steering.eligibility import Routes
 from tidegate_agent.steering.encoding import (
     TABLE_OWNER,
@@ -30,32 +30,25 @@ from tidegate_agent.steering.encoding import (
     remove_endpoints,
     replace_rules,
 )
-from tidegate_agent.steering.exemption import DEFAULT_MARK, Exemption
+from tidegate_agent.steering.exemption import DEFAULT_MARK, RUN_AS_ROOT, Exemption, check_exemption
 from tidegate_agent.steering.forwarded import Forwarded
 from tidegate_agent.steering.keeper import Keeper
 from tidegate_agent.steering.learned import Learned
 from tidegate_agent.steering.listing import render
 from tidegate_agent.steering.netlink import Message, NetlinkError, NftSocket, attributes, pid_of_port
-from tidegate_agent.steering.ruleset import (
-    PROBE6,
-    TABLE,
-    Plan,
-    keeper_table,
-    steering_table,
-)
+from tidegate_agent.steering.original_destination import original_destination
+from tidegate_agent.steering.plan import PROBE6, TABLE, Plan
+from tidegate_agent.steering.ruleset import keeper_table, steering_table
+from tidegate_agent.steering.system_users import tcp_dns_direct_uids
+from tidegate_agent.steering.unowned import put_keeper_in, remove_keepers
 from tidegate_core.errors import StartRefused
 from tidegate_dns.address import Landing
 from tidegate_dns.zone import Zone
 from tidegate_proxy.endpoint import Endpoint, IPAddress
 
-_SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h, and IP6T_SO_ORIGINAL_DST
-_RUN_AS_ROOT = "Run it as root, or give it CAP_NET_ADMIN (systemd: AmbientCapabilities=CAP_NET_ADMIN)."
-
 
 class NftSteering:
-    """Steers with an owned nft table; redirected connections arrive at `port` of 127.0.0.1 and ::1."""
-
-    backend = "nft"
+    """Steers with an nft table; redirected connections arrive at `port` of 127.0.0.1 and ::1."""
 
     def __init__(
         self,
@@ -65,28 +58,37 @@ class NftSteering:
         lease_s: float = 3.0,
         exemption: Exemption = DEFAULT_MARK,
         connections: bool = True,
+        owned: bool = True,
         forwarded: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Without `keeper`, `open` makes one; connections then are only safe if they come later.
 
         `connections=False` steers DNS over UDP and nothing else, without NAT, and so without the keeper.
+        `owned=False` is for kernels that cannot delete a table with its process: the lease alone ends it.
         """
         self._plan = Plan(
             port=port,
             exemption=exemption,
             dns_tcp_direct_uids=tcp_dns_direct_uids(),
             connections=connections,
+            owned=owned,
             forwarded=Forwarded() if forwarded else None,
         )
         self._keeper = keeper
         self._lease_s = lease_s
+        self._claim: Claim | None = None
         self._nft: NftSocket | None = None
         self._routes: Routes | None = None
         self._opened = False
         self._withdrawn = False
         self._active = False
         self._learned = Learned(clock=clock)
+
+    @property
+    def backend(self) -> str:
+        """The name of the mechanism."""
+        return "nft" if self._plan.owned else "nft-lease"
 
     @property
     def active(self) -> bool:
@@ -101,27 +103,31 @@ class NftSteering:
     def dry_run(self) -> str:
         """The tables that `open` would add, in nft syntax."""
         table = steering_table(self._plan)
-        return render((keeper_table(), table) if self._plan.connections else (table,))
+        keeper = keeper_table(owned=self._plan.owned)
+        return render((keeper, table) if self._plan.connections else (table,))
 
     def open(self) -> None:
         """Put both tables in, the keeper first; raises StartRefused with the cause and what to type."""
         if self._opened:
             raise StartRefused("steering is open already")
-        self._check_exemption()
+        check_exemption(self._plan.exemption)
         self._keeper = self._keeper or Keeper()
+        claim = self._claim or Claim()
         # The table has to be gone before a client learns of our death: it looks a name up at once, and what
         # then still came here would be lost (glibc and Go ask again after 5 s).
         nft = self._nft or NftSocket(closes_first=True)
         try:
             if self._plan.connections:
-                self._keeper.put_in()
-            nft.commit(new_table(steering_table(self._plan)))
+                self._put_keeper_in(nft, self._keeper)
+            # Under the claim, a table of that name that nobody owns is one that a dead agent left.
+            nft.commit(delete_table(TABLE) + new_table(steering_table(self._plan)))
         except NetlinkError as error:
-            refusal = start_refusal(error, table_owner(nft))
+            refused = start_refusal(error, table_owner(nft), owned=self._plan.owned)
             nft.close()
-            self._nft = None
-            raise refusal from error
-        self._nft, self._routes = nft, self._routes or Routes()
+            claim.close()
+            self._nft = self._claim = None
+            raise refused from error
+        self._claim, self._nft, self._routes = claim, nft, self._routes or Routes()
         self._opened, self._withdrawn = True, False
 
     def activate(self) -> None:
@@ -187,11 +193,7 @@ class NftSteering:
 
     def original_dst(self, sock: socket.socket) -> Endpoint | None:
         """Where an accepted connection was going; None when it was dialled directly, or is gone already."""
-        try:
-            original, name = _original_dst(sock)
-            return None if sock.getsockname()[:2] == name else original
-        except OSError:
-            return None
+        return original_destination(sock)
 
     def dialled_for(self, original: Endpoint) -> Endpoint:
         """NAT rewrites packets and not sockets: the original destination itself."""
@@ -215,12 +217,13 @@ class NftSteering:
 
     def close(self) -> None:
         """Let go of the table. The keeper goes with the process: a connection may need it as long."""
-        if self._nft is None:
-            return
-        self._nft.close()
-        if self._routes is not None:
-            self._routes.close()
-        self._nft = self._routes = None
+        if self._nft is not None and self._opened and not self._plan.owned:
+            with contextlib.suppress(OSError):  # then the lease ends it, and the supervisor removes it
+                self._nft.commit(delete_table(TABLE))
+        for held in (self._nft, self._routes, self._claim):
+            if held is not None:
+                held.close()
+        self._nft = self._routes = self._claim = None
         self._opened = self._active = self._withdrawn = False
         self._learned.clear()
 
@@ -239,40 +242,12 @@ class NftSteering:
             raise SteeringFailed("steering is not open")
         return self._routes.admits(address)
 
-    def _check_exemption(self) -> None:
-        with socket.socket() as scratch:
-            try:
-                self._plan.exemption.exempt(scratch)
-            except PermissionError as error:
-                raise StartRefused(
-                    f"no right to mark sockets with {self._plan.exemption}", next_step=_RUN_AS_ROOT
-                ) from error
-
-
-def _original_dst(sock: socket.socket) -> tuple[Endpoint, tuple[str, int]]:
-    # A dual-stack listener's IPv4 peers look like ::ffff:192.0.2.1; their flow is an IPv4 one.
-    if sock.family == socket.AF_INET6 and not sock.getpeername()[0].startswith("::ffff:"):
-        return _read_address(sock.getsockopt(socket.IPPROTO_IPV6, _SO_ORIGINAL_DST, 28))
-    return _read_address(sock.getsockopt(socket.IPPROTO_IP, _SO_ORIGINAL_DST, 16))
-
-
-@functools.lru_cache(maxsize=4096)
-def _read_address(data: bytes) -> tuple[Endpoint, tuple[str, int]]:
-    """A struct sockaddr_in or sockaddr_in6, as an endpoint and as the socket module would name it."""
-    if len(data) == 16:
-        address = socket.inet_ntop(socket.AF_INET, data[4:8])
-    else:
-        address = socket.inet_ntop(socket.AF_INET6, data[8:24])
-    port = struct.unpack_from("!H", data, 2)[0]
-    return Endpoint.of(address, port), (address, port)
-
-
-def tcp_dns_direct_uids() -> tuple[int, ...]:
-    """systemd-resolved's uid, where it exists: it binds TCP to an interface, where no redirect works."""
-    try:
-        return (pwd.getpwnam("systemd-resolve").pw_uid,)
-    except KeyError:
-        return ()
+    def _put_keeper_in(self, nft: NftSocket, keeper: Keeper) -> None:
+        if self._plan.owned:
+            keeper.put_in()
+        else:
+            remove_keepers(nft)
+            put_keeper_in(nft, keeper)
 
 
 def table_owner(nft: NftSocket) -> int | NetlinkError:
@@ -285,28 +260,18 @@ def table_owner(nft: NftSocket) -> int | NetlinkError:
     return owner
 
 
-def start_refusal(error: NetlinkError, owner: int | NetlinkError) -> StartRefused:
+def start_refusal(error: NetlinkError, owner: int | NetlinkError, *, owned: bool = True) -> StartRefused:
     """What the kernel's refusal means, and what to type."""
     if isinstance(owner, NetlinkError):
         if owner.errno == errno.EPERM:
-            return StartRefused("no right to change nft rules (CAP_NET_ADMIN)", next_step=_RUN_AS_ROOT)
+            return StartRefused("no right to change nft rules (CAP_NET_ADMIN)", next_step=RUN_AS_ROOT)
     elif owner:
-        pid = pid_of_port(owner)
-        who = f"process {pid}" if pid else f"another process (netlink port {owner})"
-        return StartRefused(
-            f"table inet {TABLE} is owned by {who}: another agent steers this host",
-            next_step=f"Stop that one first: kill {pid}" if pid else "Stop that one first.",
-        )
-    elif error.errno == errno.EEXIST:
-        return StartRefused(
-            f"a table inet {TABLE} that nobody owns is there already",
-            next_step=f"Delete it with: nft delete table inet {TABLE}",
-        )
+        return another_steers(pid_of_port(owner), f"owns table inet {TABLE} (netlink port {owner})")
     release = os.uname().release
-    if "flags owner" in error.doing and error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+    if owned and "flags owner" in error.doing and error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
         return StartRefused(
             f"this kernel ({release}) does not know nft's owner flag: {error}",
-            next_step='It needs Linux 5.12 or newer; until then set backend = "none".',
+            next_step='It needs Linux 5.12 or newer; until then set [steering] backend = "nft-lease".',
         )
     return StartRefused(
         f"this kernel ({release}) refused {error}",

@@ -56,6 +56,8 @@ class Plan:
     """The containers behind this host's bridges; None: nobody but this host is steered."""
     connections: bool = True
     """Redirect TCP too; False leaves that to another mechanism, and connection tracking alone."""
+    owned: bool = True
+    """The kernel deletes what steers with its process; False where it cannot, before Linux 5.12."""
 
 
 def local(resolver: IPAddress) -> IPAddress:

@@ -52,7 +52,7 @@ def steering_table(plan: Plan) -> Table:
         connections += forwarded_chains(plan.forwarded, port=plan.port, zone=plan.zone)
     return Table(
         name=TABLE,
-        owned=True,
+        owned=plan.owned,
         sets=tuple(sets),
         # Before connection tracking (-200), so that notrack still can; a nat chain must come after it.
         chains=(
@@ -72,11 +72,11 @@ def steering_table(plan: Plan) -> Table:
     )
 
 
-def keeper_table(name: str = KEEPER) -> Table:
+def keeper_table(name: str = KEEPER, *, owned: bool = True) -> Table:
     """The table that outlives the agent a little: an empty nat chain, and one rule that needs tracking."""
     return Table(
         name=name,
-        owned=True,
+        owned=owned,
         chains=(
             Chain(name="nat", hook=OutputHook(type="nat", priority=-110)),
             Chain(name="track", hook=OutputHook(type="filter", priority=0), rules=((NewFlow(),),)),

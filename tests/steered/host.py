@@ -2,7 +2,8 @@
 
 Runs inside a network namespace and takes one JSON command a line on standard input:
 `{"do": "add", "with": [...]}`; each is answered by one line, `{"ok": ...}` or `{"refused": "..."}`.
-Redirected connections get one line naming their original destination, then a dot every 10 ms.
+Redirected connections get one line naming their original destination, then a dot every 10 ms; with `learns`,
+that line alone, and look-ups are answered by the real responder, which teaches what it learns.
 """
 
 import asyncio
@@ -16,8 +17,11 @@ import time
 from ipaddress import ip_address
 from typing import Any
 
-from tidegate_agent.steering import ByMark, ByUid, EbpfSteering, Keeper, NftSteering
+from tidegate_agent.addresses import SteeredAddresses
+from tidegate_agent.steering import Backend, ByMark, ByUid, IptablesSteering, Keeper, SteeringFailed, built
+from tidegate_agent.steering.iptables.programs import Programs
 from tidegate_core.errors import TidegateError
+from tidegate_dns.responder import Responder
 from tidegate_dns.zone import Zone
 from tidegate_proxy.endpoint import Endpoint
 
@@ -36,7 +40,18 @@ class Echo(asyncio.DatagramProtocol):
         self.transport.sendto(f"agent {addr[1]} ".encode() + data, addr)
 
 
-BACKENDS = {"nft": NftSteering, "ebpf": EbpfSteering}
+def backend_of(name: str, *, port: int, keeper: Keeper, lease_s: float, exemption: ByMark | ByUid) -> Backend:
+    """By its name; `iptables-legacy` and `iptables-nft` are the back end with one flavour of programs."""
+    if name.startswith("iptables-"):
+        flavour = name.removeprefix("iptables")
+        return IptablesSteering(
+            port=port,
+            keeper=keeper,
+            lease_s=lease_s,
+            exemption=exemption,
+            candidates=lambda version: (Programs(version=version, flavour=flavour),),
+        )
+    return built(name, port=port, keeper=keeper, lease_s=lease_s, exemption=exemption)
 
 
 class Host:
@@ -46,7 +61,12 @@ class Host:
         self.port = port
         self.lease_s = lease_s
         self.keeper = Keeper()
-        self.steering = BACKENDS[backend](port=port, keeper=self.keeper, lease_s=lease_s, exemption=exemption)
+        self.steering = backend_of(
+            backend, port=port, keeper=self.keeper, lease_s=lease_s, exemption=exemption
+        )
+        self.asked_for: tuple[dict[Any, int], int] = ({}, 0)
+        self.added: list[tuple[Endpoint, float]] = []
+        self.drips = True
         self.renewing = False
         self.zone = Zone.of(())
         self.echoes: list[Echo] = []
@@ -74,6 +94,8 @@ class Host:
         original = self.steering.original_dst(writer.get_extra_info("socket"))
         with contextlib.suppress(ConnectionError):
             writer.write(f"agent {original}\n".encode())
+            if not self.drips:
+                writer.close()
             while not writer.is_closing():
                 await asyncio.sleep(0.01)
                 writer.write(b".")
@@ -82,7 +104,8 @@ class Host:
     async def renew(self) -> None:
         while True:
             if self.renewing:
-                self.steering.renew()
+                with contextlib.suppress(SteeringFailed):  # somebody else took the rules away
+                    self.steering.renew()
             await asyncio.sleep(self.lease_s / 4)
 
     async def responder(self, resolvers: list[str]) -> None:
@@ -96,13 +119,46 @@ class Host:
         tcp = await asyncio.start_server(self.greet, "127.0.0.1", 0)
         tcp_port = tcp.sockets[0].getsockname()[1]
         await asyncio.start_server(self.greet, "::1", tcp_port)
+        self.asked_for = (udp, tcp_port)
         self.steering.steer_dns(udp, tcp_port, self.zone)
+
+    async def learn(self, resolver: str, pattern: str) -> None:
+        """Answer look-ups of these names as the agent does, with the real responder."""
+        self.drips = False
+        addresses = SteeredAddresses(
+            steering=self.steering,
+            ports=lambda _: (443,),
+            clock=time.monotonic,
+            stale_max_s=60,
+            learned=lambda _: None,
+        )
+        self.zone = Zone.of([pattern])
+        responder = Responder(
+            zone=self.zone,
+            learn=addresses.learn,
+            exempt=self.steering.exempt,
+            original_dst=lambda _: None,
+            stale_max_s=60,
+            clock=time.monotonic,
+            observe=lambda *_: None,
+        )
+        await responder.open([ip_address(resolver)])
+        self.steering.steer_dns(responder.udp_ports, responder.tcp_port, self.zone)
+
+    def put_in_anew(self) -> None:
+        """As the agent does when its probe says that the rules are gone."""
+        self.steering.withdraw()
+        self.steering.open()
+        self.steering.steer_dns(*self.asked_for, self.zone)
+        self.steering.add(self.added)
+        self.steering.activate()
 
     async def obey(self, do: str, given: Any) -> Any:
         steering = self.steering
         match do:
             case "add":
-                steering.add([(Endpoint.of(address, port), ttl_s) for address, port, ttl_s in given])
+                self.added = [(Endpoint.of(address, port), ttl_s) for address, port, ttl_s in given]
+                steering.add(self.added)
             case "remove":
                 steering.remove([Endpoint.of(address, port) for address, port in given])
             case "names":
@@ -126,6 +182,16 @@ class Host:
             case "activate":
                 steering.activate()
                 self.renewing = True
+            case "put_in_anew":
+                self.put_in_anew()
+            case "learn":
+                await self.learn(*given)
+            case "start_a_child":
+                return subprocess.Popen(
+                    ["sleep", "60"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+                ).pid
+            case "fork_a_child":
+                return fork_a_child()
             case "share_the_keeper":
                 return self.share_the_keeper()
             case "orphan":
@@ -152,6 +218,17 @@ class Host:
             return sock.makefile().readline().strip()
 
 
+def fork_a_child() -> int:
+    """A copy of this process that holds all its descriptors, does nothing, and ends by itself."""
+    pid = os.fork()
+    if pid == 0:
+        for stream in (0, 1):
+            os.dup2(os.open(os.devnull, os.O_RDWR), stream)
+        time.sleep(20)
+        os._exit(0)
+    return pid
+
+
 async def main(backend: str, port: int, lease_s: float, exemption: ByMark | ByUid) -> None:
     host = Host(backend=backend, port=port, lease_s=lease_s, exemption=exemption)
     await host.listen()
@@ -164,7 +241,7 @@ async def main(backend: str, port: int, lease_s: float, exemption: ByMark | ByUi
         command = json.loads(line)
         try:
             answer = {"ok": await host.obey(command["do"], command["with"])}
-        except TidegateError as error:
+        except (TidegateError, OSError) as error:
             answer = {"refused": str(error)}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()

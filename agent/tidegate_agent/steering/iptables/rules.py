@@ -1,0 +1,137 @@
+"""The rules of the iptables back end, as iptables-restore(8) reads them; pure.
+
+One chain for each IP version, named after us, in table nat; OUTPUT jumps to it first. The probe's rules
+come before everything, then what is exempt leaves, then whatever comes while the lease is not held. All
+queries to a resolver are redirected, whatever they ask: rules of table nat see the first packet of a flow
+only, and a socket may ask for several names. Their flows are marked (`FLOW`), so that connection tracking can
+be told to forget them.
+
+A chain to which nothing jumps is the keeper: its rule needs connection tracking, without which connections
+that were redirected would break when our other rules go. Its name says whose it is (see `unowned`).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+from tidegate_agent.steering.exemption import DEFAULT_MARK, ByMark, ByUid, Exemption
+from tidegate_agent.steering.iptables.ipset import LEASE, STEERED
+from tidegate_agent.steering.plan import DNS, HTTPS, PROBE6, PROBE_ADDRESS, TABLE, Plan, unscoped
+from tidegate_proxy.endpoint import IPAddress
+
+CHAIN = TABLE
+JUMP = f"OUTPUT -j {CHAIN}"
+_KEEPER_PREFIX = "tidegate_for_"
+FLOW = DEFAULT_MARK
+"""The mark of redirected queries' flows in connection tracking."""
+
+Version = Literal[4, 6]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What there is of ours in table nat."""
+
+    jumps: int = 0
+    chain: bool = False
+    keepers: tuple[str, ...] = ()
+
+
+def keeper_name(port: int) -> str:
+    """The keeper's chain for processes that share the netlink socket with this port."""
+    return f"{_KEEPER_PREFIX}{port}"
+
+
+def keeper_port(name: str) -> int:
+    """The port in a keeper's name."""
+    return int(name.removeprefix(_KEEPER_PREFIX))
+
+
+def restored(plan: Plan, version: Version, *, keeper: str, instead_of: Found) -> str:
+    """Puts our chains in with exactly these rules, and one jump first in OUTPUT, instead of what is there."""
+    others = [f"{how} {chain}" for chain in instead_of.keepers for how in ("-F", "-X")]
+    return _table(
+        *others,
+        f":{keeper} - [0:0]",
+        f":{CHAIN} - [0:0]",
+        f"-A {keeper} -m conntrack --ctstate NEW -j RETURN",
+        *(f"-A {CHAIN} {rule}" for rule in _rules(plan, version)),
+        *[f"-D {JUMP}"] * instead_of.jumps,
+        f"-I {JUMP}",
+    )
+
+
+def replaced(plan: Plan, version: Version) -> str:
+    """Gives our chain exactly these rules, and leaves its place in OUTPUT as it is."""
+    return _table(f":{CHAIN} - [0:0]", *(f"-A {CHAIN} {rule}" for rule in _rules(plan, version)))
+
+
+def removed(what: Found) -> str:
+    """Takes all of this out; empty when there is nothing."""
+    chains = [*([CHAIN] if what.chain else []), *what.keepers]
+    lines = [f"-D {JUMP}"] * what.jumps + [f"{how} {chain}" for chain in chains for how in ("-F", "-X")]
+    return _table(*lines) if lines else ""
+
+
+def found(saved: str) -> Found:
+    """What iptables-save(8) shows of ours."""
+    lines = saved.splitlines()
+    chains = [line[1:].partition(" ")[0] for line in lines if line.startswith(":")]
+    return Found(
+        jumps=lines.count(f"-A {JUMP}"),
+        chain=CHAIN in chains,
+        keepers=tuple(
+            name
+            for name in chains
+            if name.startswith(_KEEPER_PREFIX) and name.removeprefix(_KEEPER_PREFIX).isdecimal()
+        ),
+    )
+
+
+def _table(*lines: str) -> str:
+    return "\n".join(["*nat", *lines, "COMMIT", ""])
+
+
+def _rules(plan: Plan, version: Version) -> Iterable[str]:
+    resolvers = [
+        (unscoped(resolver), port) for resolver, port in plan.dns_udp.items() if resolver.version == version
+    ]
+    if version == 4:
+        yield _connection(PROBE_ADDRESS, HTTPS, plan.port)
+    else:
+        yield _connection(PROBE6.address, PROBE6.port, plan.port)
+    yield from _dns(plan, [each for each in resolvers if each[0] == PROBE_ADDRESS])
+    yield f"{_exempt(plan.exemption)} -j RETURN"
+    yield f"-m set ! --match-set {LEASE[version].name} dst -j RETURN"
+    yield f"-p tcp -m set --match-set {STEERED[version].name} dst,dst -j REDIRECT --to-ports {plan.port}"
+    for uid in plan.dns_tcp_direct_uids:
+        if resolvers and plan.dns_tcp_port:
+            yield f"-p tcp -m owner --uid-owner {uid} -m tcp --dport {DNS} -j RETURN"
+    yield from _dns(plan, [each for each in resolvers if each[0] != PROBE_ADDRESS])
+
+
+def _dns(plan: Plan, resolvers: Iterable[tuple[IPAddress, int]]) -> Iterable[str]:
+    for resolver, port in resolvers:
+        if plan.dns_tcp_port:
+            yield _connection(resolver, DNS, plan.dns_tcp_port)
+        query = f"-d {_network(resolver)} -p udp -m udp --dport {DNS}"
+        yield f"{query} -j CONNMARK --set-xmark {FLOW}"
+        yield f"{query} -j REDIRECT --to-ports {port}"
+
+
+def _connection(address: IPAddress, port: int, to_port: int) -> str:
+    return f"-d {_network(address)} -p tcp -m tcp --dport {port} -j REDIRECT --to-ports {to_port}"
+
+
+def _network(address: IPAddress) -> str:
+    return f"{address}/{address.max_prefixlen}"
+
+
+def _exempt(exemption: Exemption) -> str:
+    match exemption:
+        case ByMark():
+            return f"-m mark --mark {exemption}"
+        case ByUid(uid=uid):
+            return f"-m owner --uid-owner {uid}"
+        case _:
+            assert_never(exemption)
