@@ -1,6 +1,7 @@
 """Descriptors above all others: what the kernel closes first when this process dies.
 
-A process that dies closes its descriptors from the highest to the lowest (measured, not promised).
+A process that dies closes its descriptors from the highest to the lowest (measured, not promised). Of several
+that are moved up, the first is the highest.
 """
 
 import contextlib
@@ -16,9 +17,11 @@ def moved_up(descriptor: int) -> int:
     """The same open file under the highest descriptor that is free; the one given is closed."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     highest = _HIGHEST if limit == resource.RLIM_INFINITY else min(_HIGHEST, limit - 1)
-    for lowest in range(highest, highest - _TRIED, -1):
-        with contextlib.suppress(OSError):  # EINVAL, EMFILE: taken already
-            moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)
-            os.close(descriptor)
-            return moved
+    for wanted in range(highest, highest - _TRIED, -1):
+        with contextlib.suppress(OSError):  # EMFILE: taken, and no room above
+            moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, wanted)
+            if moved == wanted:
+                os.close(descriptor)
+                return moved
+            os.close(moved)
     return descriptor
