@@ -201,6 +201,7 @@ def test_agent_and_supervisor_hold_a_keeper_each(node: Node, agent: Agent) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_no_death_of_both_leaves_a_client_hanging(node: Node, registry: Registry, large: Image) -> None:
     """I1: supervisor and agent die on two processors at once, in any order; a hundred times."""
     node.install_trust()
