@@ -67,7 +67,9 @@ ask_there_and_trust() {
         printf 'supersede domain-name-servers %s;\n' "$registry" >>/etc/dhcp/dhclient.conf
         printf 'nameserver %s\n' "$registry" >/etc/resolv.conf
     fi
-    curl -fsS --retry 60 --retry-delay 2 --retry-all-errors -o /usr/local/share/ca-certificates/lab.crt "http://$registry:8000/anchor.pem"
+    # It is there when cloud-init is done on that machine: minutes, where it is emulated.
+    curl -fs --retry 600 --retry-delay 2 --retry-all-errors -o /usr/local/share/ca-certificates/lab.crt \
+        "http://$registry:8000/anchor.pem" || { echo "no CA came from http://$registry:8000/anchor.pem" >&2 && exit 1; }
     update-ca-certificates >/dev/null
 }
 
