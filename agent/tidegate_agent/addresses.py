@@ -14,6 +14,7 @@ from tidegate_proxy.endpoint import Endpoint
 
 GRACE_S = 60.0
 _MAX_ENDPOINTS = 16384
+_MAX_NAMES = 64  # of one address; hosts of content delivery networks have some
 
 
 class SteeredAddresses:
@@ -37,11 +38,12 @@ class SteeredAddresses:
         self._held_until: dict[Endpoint, float] = {}
         self._since: dict[Endpoint, float] = {}
         self._ever: OrderedDict[Endpoint, None] = OrderedDict()
+        self._names: dict[Endpoint, set[str]] = {}
         self._sinkholes: tuple[Endpoint, ...] = ()
         self._sinkholes_until = 0.0
 
     def hold(self, sinkholes: Iterable[Endpoint]) -> None:
-        """Steer these, of our own making, from now on and in the place of those before; raises SteeringFailed."""
+        """Steer these, of our own making, in the place of those before; raises SteeringFailed."""
         held = tuple(sinkholes)
         self._steering.remove(set(self._sinkholes) - set(held))
         self._sinkholes = held
@@ -66,12 +68,29 @@ class SteeredAddresses:
             self._last_seen[endpoint] = now
             self._held_until[endpoint] = max(self._held_until.get(endpoint, 0.0), now + hold_s)
             self._since.setdefault(endpoint, now)
+            names = self._names.setdefault(endpoint, set())
+            if len(names) < _MAX_NAMES:
+                names.add(name)
             self._ever[endpoint] = None
             self._ever.move_to_end(endpoint)
         while len(self._last_seen) > _MAX_ENDPOINTS:
             self._forget(next(iter(self._last_seen)))
         while len(self._ever) > _MAX_ENDPOINTS:
             self._ever.popitem(last=False)
+
+    def let_go(self) -> None:
+        """Steer no longer what no name of those configured has; raises SteeringFailed.
+
+        An address that had too many names to know them all runs out by itself.
+        """
+        unclaimed = [
+            endpoint
+            for endpoint, names in self._names.items()
+            if len(names) < _MAX_NAMES and not any(endpoint.port in self._ports(name) for name in names)
+        ]
+        for endpoint in unclaimed:
+            self._forget(endpoint)
+        self._steering.remove(unclaimed)
 
     def knows(self, endpoint: Endpoint) -> bool:
         """Whether an answer has ever named this address for a registry."""
@@ -102,4 +121,5 @@ class SteeredAddresses:
                 self._forget(endpoint)
 
     def _forget(self, endpoint: Endpoint) -> None:
-        del self._held_until[endpoint], self._last_seen[endpoint], self._since[endpoint]
+        del self._held_until[endpoint], self._last_seen[endpoint]
+        del self._since[endpoint], self._names[endpoint]

@@ -3,7 +3,8 @@
 `GET /v1/status` (the JSON of `tidegate status --json`), `/metrics`, `/healthz` (the event loop turns),
 `/readyz` (the agent: registry connections are steered; central: its doors are open). No upstream has a say in
 either. On the unix socket alone, which only root may open, the agent has `POST /v1/pause` and
-`POST /v1/resume`, answered with the `steering` part of the status.
+`POST /v1/resume`, answered with the `steering` part of the status, and `POST /v1/reload`, answered with what
+changed or, with 422, why nothing did.
 """
 
 import os
@@ -18,8 +19,8 @@ import msgspec
 from aiohttp import web
 
 from tidegate_agent.pause import LONGEST
-from tidegate_agent.status import SteeringStatus
-from tidegate_core.errors import StartRefused
+from tidegate_agent.status import ReloadStatus, SteeringStatus
+from tidegate_core.errors import StartRefused, TidegateError
 
 _MAX_BODY_BYTES = 4096
 
@@ -32,10 +33,14 @@ class PauseOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orders:
-    """What an operator may want of the agent; `pause` is given how long, None meaning until `resume`."""
+    """What an operator may want of the agent; `pause` is given how long, None meaning until `resume`.
+
+    `reload` raises TidegateError when the configuration in effect stays.
+    """
 
     pause: Callable[[timedelta | None], SteeringStatus]
     resume: Callable[[], Awaitable[SteeringStatus]]
+    reload: Callable[[], Awaitable[ReloadStatus]]
 
 
 class Admin:
@@ -106,7 +111,18 @@ class Admin:
         async def resume(_: web.Request) -> web.Response:
             return _json(await orders.resume())
 
-        return web.post("/v1/pause", pause), web.post("/v1/resume", resume)
+        async def reload(_: web.Request) -> web.Response:
+            try:
+                return _json(await orders.reload())
+            except TidegateError as error:
+                refusal = {"cause": error.cause, "next_step": error.next_step}
+                return web.json_response(refusal, status=422)
+
+        return (
+            web.post("/v1/pause", pause),
+            web.post("/v1/resume", resume),
+            web.post("/v1/reload", reload),
+        )
 
     async def _get_status(self, _: web.Request) -> web.Response:
         return _json(self._status())

@@ -6,9 +6,10 @@ import socket
 from datetime import timedelta
 from pathlib import Path
 
-from tidegate_core.errors import TidegateError
+from tidegate_core.errors import TidegateError, UsageError
 
 TIMEOUT_S = 5.0
+RELOAD_TIMEOUT_S = 30.0
 
 
 def request_status(socket_path: Path, *, role: str = "agent") -> str:
@@ -27,10 +28,21 @@ def request_resume(socket_path: Path) -> str:
     return _request(socket_path, "POST", "/v1/resume")
 
 
+def request_reload(socket_path: Path) -> str:
+    """The JSON text that `POST /v1/reload` answers; UsageError where the new configuration is refused."""
+    return _request(socket_path, "POST", "/v1/reload", timeout_s=RELOAD_TIMEOUT_S)
+
+
 def _request(
-    socket_path: Path, method: str, path: str, body: str | None = None, *, role: str = "agent"
+    socket_path: Path,
+    method: str,
+    path: str,
+    body: str | None = None,
+    *,
+    role: str = "agent",
+    timeout_s: float = TIMEOUT_S,
 ) -> str:
-    connection = _UnixConnection(socket_path)
+    connection = _UnixConnection(socket_path, timeout_s)
     try:
         connection.request(method, path, body)
         answer = connection.getresponse()
@@ -46,24 +58,28 @@ def _request(
         ) from error
     except TimeoutError as error:
         raise TidegateError(
-            f"the {role} on {socket_path} did not answer within {TIMEOUT_S:g} s",
+            f"the {role} on {socket_path} did not answer within {timeout_s:g} s",
             next_step="one that hangs is restarted; try again",
         ) from error
     except (OSError, http.client.HTTPException) as error:
         raise TidegateError(f"the {role} on {socket_path} could not be asked: {error}") from error
     finally:
         connection.close()
+    if answer.status == http.client.UNPROCESSABLE_ENTITY:
+        refusal = json.loads(text)
+        raise UsageError(refusal["cause"], next_step=refusal["next_step"])
     if answer.status != http.client.OK:
         raise TidegateError(f"the {role} answered {answer.status} {answer.reason}: {text[:500]}")
     return text
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S)
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
+        self._timeout_s = timeout_s
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT_S)
+        self.sock.settimeout(self._timeout_s)
         self.sock.connect(str(self._path))

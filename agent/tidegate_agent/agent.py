@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import structlog
 import uvloop
 
@@ -22,6 +23,7 @@ from tidegate_agent.admin import Admin, Orders
 from tidegate_agent.bypass import CAUSES, BypassWatch, Cause, Segment, why_bypassed
 from tidegate_agent.clients import Clients, Everybody, ForwardedClients
 from tidegate_agent.config import AgentConfig, RegistryConfig
+from tidegate_agent.config_source import ConfigSource
 from tidegate_agent.credentials import login_of, open_credentials
 from tidegate_agent.forwarding import Forwarding
 from tidegate_agent.gate import FAILURES, Gate, GateState
@@ -32,15 +34,17 @@ from tidegate_agent.own_traffic import exemption
 from tidegate_agent.pause import Pause, PauseFile
 from tidegate_agent.probe import Probe
 from tidegate_agent.registries import registries_of
+from tidegate_agent.reload import Reloading
 from tidegate_agent.report import Report
 from tidegate_agent.request_log import RequestLog
 from tidegate_agent.sockets import exempt_dialler, listen
-from tidegate_agent.status import SteeringStatus
+from tidegate_agent.status import ReloadStatus, SteeringStatus
 from tidegate_agent.steering import EbpfSteering, Keeper, NftSteering, NoSteering, Steering, SteeringFailed
 from tidegate_agent.supervisor import Heartbeat
 from tidegate_agent.trust import system_bundle
 from tidegate_agent.upstreams import open_upstreams
 from tidegate_core import log as logging
+from tidegate_core.errors import TidegateError
 from tidegate_dns.lookup import NameNotFound, ResolverUnreachable
 from tidegate_proxy.fetching.filling import FetchEnded
 from tidegate_proxy.http.addressing import BySite
@@ -59,31 +63,40 @@ LOOKUPS_END_S = 2.0
 
 
 def run(
-    config: AgentConfig, heartbeat: Heartbeat, keeper: Keeper | None, *, let_go: Callable[[], None]
+    config: AgentConfig,
+    source: ConfigSource,
+    heartbeat: Heartbeat,
+    keeper: Keeper | None,
+    *,
+    let_go: Callable[[], None],
 ) -> int:
     """The agent until it is told to stop; `let_go` is called when another may start. Raises StartRefused."""
     logging.configure()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, heartbeat, keeper, let_go))
+        runner.run(_serve(config, source, heartbeat, keeper, let_go))
     return 0
 
 
 async def _serve(
-    config: AgentConfig, heartbeat: Heartbeat, keeper: Keeper | None, let_go: Callable[[], None]
+    config: AgentConfig,
+    source: ConfigSource,
+    heartbeat: Heartbeat,
+    keeper: Keeper | None,
+    let_go: Callable[[], None],
 ) -> None:
-    stopping = asyncio.Event()
+    stopping, hangup = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    loop.add_signal_handler(signal.SIGHUP, _refuse_reload)
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
     async with AsyncExitStack() as parts:
-        agent = await Agent.open(config, parts, heartbeat, keeper)
+        agent = await Agent.open(config, source, parts, heartbeat, keeper)
 
         async def leave() -> None:
             await parts.aclose()
             let_go()
 
-        await agent.serve(stopping, leave)
+        await agent.serve(stopping, hangup, leave)
 
 
 class Agent:
@@ -103,6 +116,8 @@ class Agent:
         journal: CrashJournal,
         probe: Probe,
         forwarding: Forwarding | None,
+        reloading: Reloading,
+        watch: BypassWatch,
     ) -> None:
         self._log = structlog.get_logger()
         self._config = config
@@ -118,9 +133,12 @@ class Agent:
         self._withdrawn = False
         self._probe = probe
         self._forwarding = forwarding
+        self._reloading = reloading
+        self._watch = watch
+        self._watched_ports = _tls_ports(config.registry)
         self.gate = Gate(
             steering=steering,
-            probe=probe,
+            probe=self._come_through_the_probe,
             changed=self._gate_changed,
             now=_now,
             paused=self._pause_file.read(now=_now()),
@@ -131,13 +149,19 @@ class Agent:
 
     @classmethod
     async def open(
-        cls, config: AgentConfig, parts: AsyncExitStack, heartbeat: Heartbeat, keeper: Keeper | None
+        cls,
+        config: AgentConfig,
+        source: ConfigSource,
+        parts: AsyncExitStack,
+        heartbeat: Heartbeat,
+        keeper: Keeper | None,
     ) -> "Agent":
         """Everything open and nothing steered yet; raises StartRefused."""
         activity = Activity()
         activity.bypassed.update(dict.fromkeys(CAUSES, 0))
         activity.steering_errors.update(dict.fromkeys(FAILURES, 0))
-        registries = Registries(registries_of(config.registry, system=system_bundle()))
+        known = registries_of(config.registry, system=system_bundle())
+        registries = Registries(known)
         steering = _steering(config, keeper)
         authority = Authority.load_or_create(
             config.authority_dir,
@@ -232,6 +256,25 @@ class Agent:
             watch.open(
                 exemption=exemption(config.steering.mark, uid=os.geteuid()), ports=_tls_ports(config.registry)
             )
+        probe = Probe(
+            trust_bundle=system_bundle(),
+            certificate_pem=authority.certificate_pem,
+            ipv6=steering.probe6 if any(each.family == socket.AF_INET6 for each in listeners) else None,
+        )
+        reloading = Reloading(
+            config,
+            source=source,
+            system=system_bundle(),
+            machine_id=machine_id(),
+            now=_now,
+            known=known,
+            registries=registries,
+            naming=naming,
+            leaves=leaves,
+            probe=probe,
+            credentials=credentials,
+            steered=lambda config: agent.steers(config),  # noqa: PLW0108 (there is no agent yet)
+        )
         agent = cls(
             config=config,
             activity=activity,
@@ -243,14 +286,12 @@ class Agent:
             heartbeat=heartbeat,
             journal=journal,
             forwarding=forwarding,
-            probe=Probe(
-                trust_bundle=system_bundle(),
-                certificate_pem=authority.certificate_pem,
-                ipv6=steering.probe6 if any(each.family == socket.AF_INET6 for each in listeners) else None,
-            ),
+            probe=probe,
+            reloading=reloading,
+            watch=watch,
         )
         report = Report(
-            config=config,
+            reloading=reloading,
             activity=activity,
             steering=steering,
             gate=agent.gate,
@@ -278,7 +319,7 @@ class Agent:
             status=report.status,
             exposition=metrics.exposition,
             readiness=report.readiness,
-            orders=Orders(pause=pause, resume=resume),
+            orders=Orders(pause=pause, resume=resume, reload=agent.reload),
         )
         parts.push_async_callback(admin.close)
         address = config.admin.listen
@@ -296,6 +337,33 @@ class Agent:
         except OSError as error:
             self._log.warning("a crash would end the pause: it cannot be written down", cause=str(error))
 
+    async def reload(self) -> ReloadStatus:
+        """Follow the configuration as its file is now; raises TidegateError when the old one goes on."""
+        try:
+            done = await self._reloading.reload()
+        except TidegateError as error:
+            self._log.warning(
+                "reload refused, the old configuration goes on",
+                cause=error.cause,
+                next_step=error.next_step,
+            )
+            raise
+        self._log.info("reloaded", **msgspec.structs.asdict(done))
+        self.gate.probe_soon()
+        return done
+
+    def steers(self, config: AgentConfig) -> None:
+        """What is steered has changed: other ports are watched, maybe."""
+        ports = _tls_ports(config.registry)
+        if config.steering.backend != "none" and ports != self._watched_ports:
+            self._watched_ports = ports
+            self._watch.close()
+            self._watch.open(exemption=exemption(config.steering.mark, uid=os.geteuid()), ports=ports)
+
+    async def _come_through_the_probe(self) -> None:
+        await self._probe()
+        self._reloading.trust_store_holds(self._probe.held)
+
     def why_bypassed(self, segment: Segment, *, forwarded: bool) -> Cause:
         """Why no rule redirected a connection of now."""
         addresses, destination = self._naming.addresses, segment.destination
@@ -309,14 +377,20 @@ class Agent:
             forwarded=forwarded,
         )
 
-    async def serve(self, stopping: asyncio.Event, leave: Callable[[], Awaitable[None]]) -> None:
-        """Serve until told to stop, then end in order; `leave` closes every part that `open` made."""
+    async def serve(
+        self, stopping: asyncio.Event, hangup: asyncio.Event, leave: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Serve until told to stop, then end in order; `leave` closes every part that `open` made.
+
+        `hangup` asks for a reload.
+        """
         async with asyncio.TaskGroup() as tasks:
             beating = tasks.create_task(self._beat(), name="lease and heartbeat")
             connections = tasks.create_task(self._interceptor.serve(self._listeners), name="accept")
             steering = [
                 tasks.create_task(self.gate.run(), name="gate"),
                 tasks.create_task(self._naming.run(), name="naming"),
+                tasks.create_task(self._obey(hangup), name="reload"),
             ]
             if self._forwarding is not None:
                 steering.append(tasks.create_task(self._forwarding.run(), name="containers"))
@@ -355,6 +429,13 @@ class Agent:
         )
         told.cancel()
         self._interceptor.cut()
+
+    async def _obey(self, hangup: asyncio.Event) -> None:
+        while True:
+            await hangup.wait()
+            hangup.clear()
+            with suppress(TidegateError):  # it was logged
+                await self.reload()
 
     async def _drain(self) -> None:
         """The redirection first, then the listeners, then what is intercepted.
@@ -402,7 +483,7 @@ class Agent:
     def _gate_changed(self, state: GateState) -> None:
         """Told about the first verdict too: from then on the agent works, steering or not."""
         if state.open:
-            self._log.info("steering", hosts=list(self._config.host_patterns))
+            self._log.info("steering", hosts=list(self._reloading.in_effect.host_patterns))
         else:
             self._log.warning("not steering", reason=state.reason, next_step=state.next_step)
         self._heartbeat.ready()
@@ -474,9 +555,3 @@ def _nothing() -> None:
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def _refuse_reload() -> None:
-    structlog.get_logger().warning(
-        "SIGHUP changes nothing: reloading is not in this version yet", next_step="restart the agent"
-    )

@@ -1,4 +1,4 @@
-"""The command line: `tidegate agent | central | status | pause | resume | trust | config | demo`.
+"""The command line: `tidegate agent | central | status | pause | resume | reload | trust | config | demo`.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Errors go to standard error as their cause and
 the next thing to type. Every command imports what it needs when it runs: `tidegate status` must not load a
@@ -68,12 +68,13 @@ def tidegate() -> None:
 @DRY_RUN
 def agent(file: Path | None, assignments: tuple[str, ...], dry_run: bool) -> int:
     """Run the node daemon in the foreground."""
-    from tidegate_agent.config import load_config
+    from tidegate_agent.config_source import ConfigSource
 
-    config = load_config(file, environment=os.environ, command_line=_assigned(assignments))
+    source = ConfigSource(file=file, assignments=_assigned(assignments))
+    config = source.load()
     from tidegate_agent.main import start
 
-    return start(config, dry_run=dry_run)
+    return start(config, source, dry_run=dry_run)
 
 
 @tidegate.command()
@@ -132,6 +133,21 @@ def resume(file: Path | None) -> int:
     from tidegate_agent.steering_view import resumed
 
     click.echo(resumed(request_resume(load_config(file, environment=os.environ).socket_path)))
+    return 0
+
+
+@tidegate.command()
+@CONFIG
+def reload(file: Path | None) -> int:
+    """Have the agent follow its changed configuration, without dropping a transfer.
+
+    Exit code 2 when the new one is refused: the old one goes on then.
+    """
+    from tidegate_agent.admin_request import request_reload
+    from tidegate_agent.config import load_config
+    from tidegate_agent.reload_view import reloaded
+
+    click.echo(reloaded(request_reload(load_config(file, environment=os.environ).socket_path)))
     return 0
 
 

@@ -8,6 +8,7 @@ import os
 import sys
 
 from tidegate_agent.config import AgentConfig
+from tidegate_agent.config_source import ConfigSource
 from tidegate_agent.single import SingleInstance
 from tidegate_agent.steering.keeper import Keeper
 from tidegate_agent.supervisor import Heartbeat, supervise
@@ -15,7 +16,7 @@ from tidegate_core.errors import TidegateError
 from tidegate_core.notify import Notifier
 
 
-def start(config: AgentConfig, *, dry_run: bool) -> int:
+def start(config: AgentConfig, source: ConfigSource, *, dry_run: bool) -> int:
     """Run the agent until it is told to stop, or print what it would do; the exit code."""
     if dry_run:
         from tidegate_agent.dry_run import describe
@@ -25,25 +26,33 @@ def start(config: AgentConfig, *, dry_run: bool) -> int:
     keeper = None if config.steering.backend == "none" else Keeper()  # before any other descriptor
     notifier = Notifier.of(os.environ, pid=os.getpid())
     with SingleInstance.acquire(config.runtime_dir) as lock:
+        source.forget(config.runtime_dir)
         try:
             return supervise(
-                lambda heartbeat: _run(config, heartbeat, lock, keeper),
+                lambda heartbeat: _run(source.accepted(config), source, heartbeat, lock, keeper),
                 lease_s=config.steering.lease.total_seconds(),
                 cleanup=lambda: keeper.let_go(config.steering.port) if keeper is not None else None,
                 notify=notifier.send,
             )
         finally:
+            source.forget(config.runtime_dir)
             with contextlib.suppress(OSError):
                 config.socket_path.unlink()  # a killed agent's, of whom no more come
 
 
-def _run(config: AgentConfig, heartbeat: Heartbeat, lock: SingleInstance, keeper: Keeper | None) -> int:
+def _run(
+    config: AgentConfig,
+    source: ConfigSource,
+    heartbeat: Heartbeat,
+    lock: SingleInstance,
+    keeper: Keeper | None,
+) -> int:
     if keeper is not None:
         keeper.hold()
     from tidegate_agent.agent import run
 
     try:
-        return run(config, heartbeat, keeper, let_go=lock.let_go)
+        return run(config, source, heartbeat, keeper, let_go=lock.let_go)
     except TidegateError as error:
         sys.stderr.write(f"tidegate: {error}\n")
         return 1

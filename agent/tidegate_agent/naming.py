@@ -53,6 +53,7 @@ class Naming:
         self._lend = lend
         self._registries = registries
         self._zone = _zone_of(config)
+        self._zone_changed = asyncio.Event()
         self._watch = ResolverWatch() if config.dns.resolvers == "system" else None
         self._asked = _first_resolvers(config, self._watch)
         self._hosts = HostsFile()
@@ -120,6 +121,21 @@ class Naming:
         self._landings = landings
         self._hosts_due = 0.0  # other names may be steered now
 
+    def follow(self, config: AgentConfig) -> None:
+        """Steer this configuration's hosts from now on; raises SteeringFailed, and it is then tried again.
+
+        Queries first: what nobody looks up here any more can be let go.
+        """
+        zone = _zone_of(config)
+        self._responder.zone, changed = zone, zone != self._zone
+        self._zone = zone
+        if changed:
+            self._zone_changed.set()
+        self._hosts_due = 0.0
+        self._landings = None
+        self.steer()
+        self.addresses.let_go()
+
     def tend(self) -> None:
         """Keep or forget steered addresses; raises SteeringFailed.
 
@@ -161,15 +177,22 @@ class Naming:
         """Keep the configured names steered and follow the system's files, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._look_around(), name="follow resolvers and hosts file")
-            group.create_task(
-                keep_names_steered(
-                    sorted(self._zone.exact_names - self._zone.sinkholes.keys()),
-                    lookup=self._lookup,
-                    learn=self.addresses.learn,
-                    failed=self._name_failed,
-                ),
-                name="keep names steered",
-            )
+            group.create_task(self._keep_names_steered(), name="keep names steered")
+
+    async def _keep_names_steered(self) -> None:
+        while True:
+            self._zone_changed.clear()
+            async with asyncio.TaskGroup() as group:
+                keeping = group.create_task(
+                    keep_names_steered(
+                        sorted(self._zone.exact_names - self._zone.sinkholes.keys()),
+                        lookup=self._lookup,
+                        learn=self.addresses.learn,
+                        failed=self._name_failed,
+                    )
+                )
+                await self._zone_changed.wait()
+                keeping.cancel()
 
     async def _look_around(self) -> None:
         while True:

@@ -48,8 +48,8 @@ class ProbeFailed(TidegateError):
 class Probe:
     """A client of this node that trusts what the system's trust store holds now.
 
-    The store must hold the authority's certificate as it is: an older one would pass for the probe's own
-    name, and fail the clients of every host that was configured since.
+    The store must hold one of the authority's certificates that are expected: any other would pass for the
+    probe's own name, and fail the clients of every host that was configured since.
     """
 
     def __init__(
@@ -57,7 +57,9 @@ class Probe:
     ) -> None:
         """`ipv6` is the endpoint to ask over IPv6, where connections over that are redirected."""
         self._bundle = trust_bundle
-        self._certificate_pem = certificate_pem
+        self._expected: tuple[bytes, ...] = (certificate_pem,)
+        self.held = certificate_pem
+        """The certificate that the store held when the probe passed last, the newest of those expected."""
         self._ipv6 = ipv6
         self._seen: _Signature = None
         self._context: ssl.SSLContext | None = None
@@ -72,6 +74,11 @@ class Probe:
         if self._ipv6 is not None:
             async with _in_time("the interceptor did not answer the probe over IPv6", Failure.IPV6):
                 await self._request_over_ipv6(context, self._ipv6)
+
+    def expect(self, certificates_pem: tuple[bytes, ...]) -> None:
+        """Pass by any of these, the newest first."""
+        self._expected = certificates_pem
+        self._context = None
 
     def store_changed(self) -> bool:
         """Whether the trust store is another one than the last probe went by. One stat(2)."""
@@ -95,13 +102,16 @@ class Probe:
             self._context, self._seen = None, _signature(self._bundle)
             # Reading some hundred certificates takes milliseconds: off the loop.
             read = asyncio.get_running_loop().run_in_executor
-            if not await read(None, trusted, self._bundle, self._certificate_pem):
+            for certificate_pem in self._expected:
+                if await read(None, trusted, self._bundle, certificate_pem):
+                    break
+            else:
                 raise ProbeFailed(
                     "the system trust store does not hold this node's CA as it is now",
                     of=Failure.TRUST,
                     next_step="sudo tidegate trust install",
                 )
-            self._context = await read(None, _trusting, self._bundle)
+            self._context, self.held = await read(None, _trusting, self._bundle), certificate_pem
         return self._context
 
 

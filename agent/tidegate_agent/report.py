@@ -16,6 +16,7 @@ from tidegate_agent.gate import Gate
 from tidegate_agent.metrics import Gauges
 from tidegate_agent.naming import Naming
 from tidegate_agent.pause import written
+from tidegate_agent.reload import TRUST_STEP, Reloading
 from tidegate_agent.status import (
     BypassedConnection,
     BypassedStatus,
@@ -38,7 +39,7 @@ from tidegate_proxy.upstreams.tiers import Tiers
 class Report:
     """Reads the parts; changes none."""
 
-    config: AgentConfig
+    reloading: Reloading
     activity: Activity
     steering: Steering
     gate: Gate
@@ -53,6 +54,11 @@ class Report:
     settle: Callable[[], None]
     """Makes `activity` count what was served up to now."""
     started: float = field(default_factory=time.monotonic)
+
+    @property
+    def config(self) -> AgentConfig:
+        """What is in effect now."""
+        return self.reloading.in_effect
 
     def gauges(self) -> Gauges:
         """What a scrape wants beside the counters."""
@@ -81,6 +87,7 @@ class Report:
             credentials=credentials_status(self.credentials),
             trust=[self._system_store(), *self._runtimes()],
             clients_spliced=self._spliced(),
+            hosts_waiting=list(self.reloading.waiting),
             bypassed=self._bypassed(),
             forwarded=self.forwarding.status() if self.forwarding is not None else [],
         )
@@ -150,7 +157,8 @@ class Report:
 
     def _system_store(self) -> TrustStatus:
         state = self.gate.verdict
-        return TrustStatus(runtime="system store", pid=None, trusts=state.open, action=state.next_step)
+        action = state.next_step or (TRUST_STEP if self.reloading.waiting else "")
+        return TrustStatus(runtime="system store", pid=None, trusts=state.open, action=action)
 
     def _runtimes(self) -> list[TrustStatus]:
         return [

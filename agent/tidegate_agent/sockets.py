@@ -61,8 +61,8 @@ def exempt_dialler(
 ) -> Callable[[Endpoint, str | None], Awaitable[socket.socket]]:
     """A function that connects to an endpoint past the rules, within 30 s; it raises OSError.
 
-    Where the endpoint is a sinkhole, the client never knew where the host is that it asks for: `resolve` tells
-    its addresses, or raises OSError.
+    Where the endpoint is a sinkhole, the client never knew where the host is that it asks for: `resolve`
+    tells its addresses, or raises OSError.
     """
 
     async def dial(endpoint: Endpoint, host: str | None) -> socket.socket:

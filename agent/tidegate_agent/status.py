@@ -124,6 +124,19 @@ class ForwardedStatus(msgspec.Struct, frozen=True, kw_only=True):
     action: str
 
 
+class ReloadStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reload changed: hosts, and the keys of the configuration that differ.
+
+    `waiting` are hosts that are not steered before the trust store holds the reissued certificate.
+    """
+
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+    waiting: list[str]
+    next_step: str
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     pid: int
@@ -139,3 +152,4 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     clients_spliced: list[SplicedClient]
     bypassed: BypassedStatus = BypassedStatus()
     forwarded: list[ForwardedStatus] = []
+    hosts_waiting: list[str] = []

@@ -38,7 +38,7 @@ class Site:
     host: str
     port: int = 443
     scheme: Scheme = "https"
-    ca: bytes = field(default=b"", compare=False, repr=False)
+    ca: bytes = field(default=b"", repr=False)
     tls: ssl.SSLContext | None = field(default=None, compare=False)
 
     @property

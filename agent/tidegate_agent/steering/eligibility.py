@@ -1,8 +1,9 @@
 """Which addresses may be steered at all (DESIGN 3, I5).
 
 Never: loopback (but for one address of ours), link-local (cloud metadata services), multicast, unspecified,
-IPv4 in IPv6 clothing, and the host's own addresses. Whether an address is the host's own is asked of the kernel's routing table for
-every new address (rtnetlink(7), RTM_GETROUTE), because addresses come and go; nothing is cached here.
+IPv4 in IPv6 clothing, and the host's own addresses. Whether an address is the host's own is asked of the
+kernel's routing table for every new address (rtnetlink(7), RTM_GETROUTE), because addresses come and go;
+nothing is cached here.
 """
 
 import socket

@@ -13,7 +13,6 @@ from typing import cast
 
 from tidegate_proxy.http.addressing import Addressing
 from tidegate_proxy.http.at_hand import AtHand
-from tidegate_proxy.interception.interceptor import Arrival
 
 LAST_REQUEST_S = 2.0
 _SWEPT_EVERY_S = 5.0
@@ -83,7 +82,6 @@ class HotConnection(asyncio.Protocol):
 
     __slots__ = (
         "_addressing",
-        "_arrival",
         "_at_hand",
         "_connections",
         "_full",
@@ -96,16 +94,14 @@ class HotConnection(asyncio.Protocol):
     def __init__(
         self,
         *,
-        arrival: Arrival,
         addressing: Addressing | None,
         at_hand: AtHand,
-        full: Callable[[Arrival, bool], asyncio.Protocol],
+        full: Callable[[bool], asyncio.Protocol],
         connections: HotConnections,
     ) -> None:
         """`full` makes the protocol that takes over, told whether the next answer is the last one; without an
         addressing it takes over at once.
         """
-        self._arrival = arrival
         self._addressing = addressing
         self._at_hand = at_hand
         self._full = full
@@ -173,6 +169,6 @@ class HotConnection(asyncio.Protocol):
     def _hand_over(self, data: bytes) -> None:
         assert self._transport is not None
         self._connections.remove(self)
-        self._handler = self._full(self._arrival, self.ends)
+        self._handler = self._full(self.ends)
         self._handler.connection_made(self._transport)
         self._handler.data_received(data)

@@ -73,12 +73,15 @@ class HttpServer:
         self._hot = HotConnections(idle_s=KEEPALIVE_S)
 
     def protocol(self, arrival: Arrival) -> asyncio.Protocol:
-        """The protocol for one connection, before its TLS handshake."""
+        """The protocol for one connection, before its TLS handshake.
+
+        Whom it is for is decided here and stays so, whatever is configured meanwhile.
+        """
+        addressing = self._addressing(arrival)
         return HotConnection(
-            arrival=arrival,
-            addressing=self._addressing(arrival),
+            addressing=addressing,
             at_hand=self._at_hand,
-            full=self._full,
+            full=lambda ends: _Connection(self._server, arrival, addressing, ends=ends),
             connections=self._hot,
         )
 
@@ -89,9 +92,6 @@ class HttpServer:
         """
         self._hot.end(for_good=for_good)
         self._server.pre_shutdown()
-
-    def _full(self, arrival: Arrival, ends: bool) -> asyncio.Protocol:
-        return _Connection(self._server, arrival, ends=ends)
 
     async def close(self) -> None:
         await self._server.shutdown(_CLOSE_S)
@@ -105,7 +105,7 @@ class HttpServer:
             request.protocol.close()
         if arrival.sni == self._probe_host:
             return web.Response(text="tidegate\n")
-        addressing = self._addressing(arrival)
+        addressing = request.protocol.addressing
         addressed = (
             misdirected(arrival.sni)
             if addressing is None
@@ -197,9 +197,11 @@ class HttpServer:
 class _Connection(web.RequestHandler):
     """aiohttp's protocol of one connection, which remembers how the connection came here."""
 
-    __slots__ = ("arrival", "ends")
+    __slots__ = ("addressing", "arrival", "ends")
 
-    def __init__(self, server: web.Server, arrival: Arrival, *, ends: bool) -> None:
+    def __init__(
+        self, server: web.Server, arrival: Arrival, addressing: Addressing | None, *, ends: bool
+    ) -> None:
         """`ends`: with its first answer."""
         super().__init__(
             server,
@@ -213,6 +215,7 @@ class _Connection(web.RequestHandler):
             lingering_time=2.0,
         )
         self.arrival = arrival
+        self.addressing = addressing
         self.ends = ends
 
     def close(self) -> None:

@@ -34,6 +34,19 @@ class Leaves:
         self._clock = clock
         self._presented: OrderedDict[str, _Presented] = OrderedDict()
 
+    @property
+    def certificate_pem(self) -> bytes:
+        """The authority's own, as it is now."""
+        return self._authority.certificate_pem
+
+    def replace(self, authority: Authority) -> bool:
+        """Issue by this authority from now on, and keep nothing of before; False when it is the same."""
+        if authority.certificate_pem == self._authority.certificate_pem:
+            return False
+        self._authority = authority
+        self._presented.clear()
+        return True
+
     def context(self, sni: str) -> ssl.SSLContext:
         """The context for one steered host; raises `TidegateError` for a host that is not steered."""
         now = self._clock()

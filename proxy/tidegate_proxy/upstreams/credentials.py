@@ -45,6 +45,11 @@ class Login:
     token_host: str = ""
 
 
+def identity_of(login: Login) -> tuple[str, ...]:
+    """Equal for logins that say the same, by the name of the password's source."""
+    return (login.registry, login.host, login.username, login.secret.name, login.share, login.token_host)
+
+
 class Unusable(Exception):
     """The login cannot be used now; `complaint` says why."""
 
@@ -60,6 +65,7 @@ class Credential:
         self, login: Login, *, clock: Callable[[], float], say: Callable[["Credential"], None]
     ) -> None:
         """`say` is called whenever `complaint` has changed."""
+        self.identity = identity_of(login)
         self.name = login.registry or login.host
         self.username = login.username
         self.share = login.share
@@ -191,7 +197,18 @@ class Credentials:
         clock: Callable[[], float],
         say: Callable[[Credential], None] = lambda _: None,
     ) -> None:
-        self._all = tuple(Credential(login, clock=clock, say=say) for login in logins)
+        self._clock = clock
+        self._say = say
+        self._all: tuple[Credential, ...] = ()
+        self._take(logins)
+
+    def _take(self, logins: Iterable[Login]) -> None:
+        """These from now on; what is known of one that stays the same is kept."""
+        known = {credential.identity: credential for credential in self._all}
+        self._all = tuple(
+            known.get(identity_of(login)) or Credential(login, clock=self._clock, say=self._say)
+            for login in logins
+        )
         self._by_registry: dict[str, Credential] = {}
         self._by_host: dict[str, Credential] = {}
         for credential in self._all:
@@ -202,6 +219,11 @@ class Credentials:
             else:
                 self._by_registry.setdefault(credential.name, credential)
         self._bound: dict[str, Credential] = {}
+
+    async def replace(self, logins: Iterable[Login]) -> None:
+        """Follow another configuration."""
+        self._take(logins)
+        await self.look()
 
     @property
     def all(self) -> Sequence[Credential]:

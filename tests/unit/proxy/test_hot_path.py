@@ -3,17 +3,13 @@
 import asyncio
 from pathlib import Path
 
-from tidegate_proxy.endpoint import Endpoint
 from tidegate_proxy.http.addressing import BySite
 from tidegate_proxy.http.at_hand import AtHand
 from tidegate_proxy.http.crash_journal import CrashJournal
 from tidegate_proxy.http.hot_path import HotConnection, HotConnections
 from tidegate_proxy.http.served import Tally
-from tidegate_proxy.interception.interceptor import Arrival
 from tidegate_proxy.registry.hot_manifests import ReadyAnswer
 from tidegate_proxy.site import Site
-
-ARRIVAL = Arrival(sni="quay.io", original=Endpoint.of("192.0.2.1", 443), peer=Endpoint.of("127.0.0.1", 1))
 
 
 class Empty:
@@ -28,10 +24,9 @@ async def test_a_connection_that_idles_is_closed_and_one_that_was_handed_over_is
 
     def protocol() -> HotConnection:
         return HotConnection(
-            arrival=ARRIVAL,
             addressing=BySite(Site(registry="quay.io", host="quay.io")),
             at_hand=at_hand,
-            full=lambda _arrival, _ends: asyncio.StreamReaderProtocol(
+            full=lambda _ends: asyncio.StreamReaderProtocol(
                 asyncio.StreamReader(), lambda _reader, _writer: None
             ),
             connections=connections,
