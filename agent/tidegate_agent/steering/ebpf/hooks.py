@@ -5,7 +5,6 @@ kernel closes first when the process dies: a connection that came to closed list
 """
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -38,8 +37,6 @@ HOOKS = (
 @cache
 def compiled() -> elf.Compiled:
     """The package's own programs."""
-    if sys.byteorder != "little":
-        raise ValueError("the programs are compiled for little-endian machines")
     return elf.parse(files(__package__).joinpath("steer.bpf.o").read_bytes())
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from tidegate_agent.steering.ebpf.elf import MapDefinition
 
+# Of machines with the byte order that the programs are compiled for.
 _NUMBERS: Mapping[str, int] = {
     "x86_64": 321,
     "aarch64": 280,
