@@ -100,9 +100,9 @@ class Bridges:
     def read(self) -> tuple[Bridge, ...]:
         """The bridges that count now; raises OSError."""
         return bridges_of(
-            parse_links(_dump(_RTM_GETLINK, _RTM_NEWLINK, _IFINFO.pack(0, 0, 0, 0, 0))),
-            tuple(parse_addresses(_dump(_RTM_GETADDR, _RTM_NEWADDR, _IFADDR.pack(0, 0, 0, 0, 0)))),
-            parse_uplinks(_dump(_RTM_GETROUTE, _RTM_NEWROUTE, _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0))),
+            parse_links(dump(_RTM_GETLINK, _RTM_NEWLINK, _IFINFO.pack(0, 0, 0, 0, 0))),
+            tuple(parse_addresses(dump(_RTM_GETADDR, _RTM_NEWADDR, _IFADDR.pack(0, 0, 0, 0, 0)))),
+            parse_uplinks(dump(_RTM_GETROUTE, _RTM_NEWROUTE, _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0))),
         )
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ def parse_uplinks(messages: Iterable[bytes]) -> Iterator[int]:
             yield int.from_bytes(oif, "little")
 
 
-def _dump(request: int, answer: int, body: bytes) -> Sequence[bytes]:
+def dump(request: int, answer: int, body: bytes) -> Sequence[bytes]:
     """The bodies of every message of an answer."""
     found: list[bytes] = []
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE) as sock:

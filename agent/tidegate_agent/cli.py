@@ -1,4 +1,4 @@
-"""The command line: `tidegate agent | central | status | pause | resume | reload | trust | config | demo`.
+"""The command line, `tidegate`: agent, central, status, doctor, pause, resume, reload, trust, config, demo.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Errors go to standard error as their cause and
 the next thing to type. Every command imports what it needs when it runs: `tidegate status` must not load a
@@ -107,6 +107,25 @@ def status(file: Path | None, role: str | None, as_json: bool) -> int:
         from tidegate_agent.status_view import print_status
     print_status(text)
     return 0
+
+
+@tidegate.command()
+@CONFIG
+@click.option("--json", "as_json", is_flag=True, help="Print the documented JSON form.")
+def doctor(file: Path | None, as_json: bool) -> int:
+    """Say why pulls are not cached, and what to type. Exit code 1 when something is wrong."""
+    from tidegate_agent.checkup import examine
+    from tidegate_agent.config import load_config
+    from tidegate_agent.doctor import text_of
+
+    found = examine(load_config(file, environment=os.environ))
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.encode(found).decode())
+    else:
+        click.echo("\n".join(text_of(found)))
+    return 0 if found.ok else 1
 
 
 @tidegate.command()

@@ -130,7 +130,14 @@ def test_what_the_nodes_own_login_opens_is_not_for_containers(
     until(lambda: agent.status()["bypassed"]["causes"]["node_login"] > 0, "it is said why")
 
 
-@pytest.mark.parametrize("verdict", ["drop", "reject", "reject with tcp reset"])
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        "drop",
+        pytest.param("reject", marks=pytest.mark.slow),
+        pytest.param("reject with tcp reset", marks=pytest.mark.slow),
+    ],
+)
 def test_a_firewall_that_drops_what_is_redirected_costs_no_pull_and_is_named(
     lab: Lab, node: Node, friend: Node, registry: Registry, verdict: str
 ) -> None:

@@ -111,3 +111,33 @@ def test_an_address_that_the_kernel_refused_is_told_and_not_held(world: World) -
         world.addresses.learn("ghcr.io", [LearnedAddress(ADDRESS, 30)])
 
     assert world.learned == []
+
+
+def test_an_address_is_known_for_longer_than_it_is_steered(world: World) -> None:
+    """N10: a client that keeps it is told from one that has it from elsewhere."""
+    here = Endpoint(ADDRESS, 443)
+    assert not world.addresses.knows(here)
+    world.addresses.learn("ghcr.io", [LearnedAddress(ADDRESS, 10)])
+    world.now = 5
+    world.addresses.learn("ghcr.io", [LearnedAddress(ADDRESS, 10)])
+    assert world.addresses.knows(here)
+    assert world.addresses.steered_for_s(here) == 5
+
+    world.now = 5 + 10 + GRACE_S
+    assert world.addresses.steered_for_s(here) is None
+    world.addresses.tend(resolver_reachable=True)
+    assert world.addresses.knows(here)
+
+
+def test_what_the_kernel_lost_is_steered_again_for_what_was_left_of_it(world: World) -> None:
+    """I3: and nothing that has run out."""
+    world.addresses.learn("ghcr.io", [LearnedAddress(ADDRESS, 0)])
+    world.now = GRACE_S / 2
+    world.steering.ends.clear()
+    world.addresses.restore()
+    assert world.steering.ends == {Endpoint(ADDRESS, 443): GRACE_S}
+
+    world.now = GRACE_S
+    world.steering.ends.clear()
+    world.addresses.restore()
+    assert world.steering.ends == {}
