@@ -20,6 +20,7 @@ import uvloop
 
 from tidegate_agent.activity import Activity
 from tidegate_agent.admin import Admin, Orders
+from tidegate_agent.backend import steering_of, tell_of
 from tidegate_agent.bypass import CAUSES, BypassWatch, Cause, Segment, why_bypassed
 from tidegate_agent.clients import Clients, Everybody, ForwardedClients
 from tidegate_agent.config import AgentConfig, RegistryConfig
@@ -39,7 +40,7 @@ from tidegate_agent.report import Report
 from tidegate_agent.request_log import RequestLog
 from tidegate_agent.sockets import exempt_dialler, listen
 from tidegate_agent.status import ReloadStatus, SteeringStatus
-from tidegate_agent.steering import EbpfSteering, Keeper, NftSteering, NoSteering, Steering, SteeringFailed
+from tidegate_agent.steering import Keeper, NftSteering, Steering, SteeringFailed
 from tidegate_agent.supervisor import Heartbeat
 from tidegate_agent.trust import system_bundle
 from tidegate_agent.upstreams import open_upstreams
@@ -162,7 +163,7 @@ class Agent:
         activity.steering_errors.update(dict.fromkeys(FAILURES, 0))
         known = registries_of(config.registry, system=system_bundle())
         registries = Registries(known)
-        steering = _steering(config, keeper)
+        steering = steering_of(config, keeper)
         authority = Authority.load_or_create(
             config.authority_dir,
             hosts=config.host_patterns,
@@ -250,6 +251,7 @@ class Agent:
             parts.callback(listener.close)
         parts.callback(steering.close)
         steering.open()
+        tell_of(steering)
         naming.steer()
         if config.steering.backend != "none":
             parts.callback(watch.close)
@@ -503,27 +505,6 @@ def _each(*observers: Callable[[FetchEnded], None]) -> Callable[[FetchEnded], No
             observer(end)
 
     return ended
-
-
-def _steering(config: AgentConfig, keeper: Keeper | None) -> Steering:
-    if config.steering.backend == "none":
-        return NoSteering()
-    if config.steering.forwarded:
-        return NftSteering(
-            port=config.steering.port,
-            keeper=keeper,
-            lease_s=config.steering.lease.total_seconds(),
-            exemption=exemption(config.steering.mark, uid=os.geteuid()),
-            forwarded=True,
-        )
-    backend: type[EbpfSteering | NftSteering]
-    backend = EbpfSteering if config.steering.backend == "ebpf" else NftSteering
-    return backend(
-        port=config.steering.port,
-        keeper=keeper,
-        lease_s=config.steering.lease.total_seconds(),
-        exemption=exemption(config.steering.mark, uid=os.geteuid()),
-    )
 
 
 def _shared_logins(config: AgentConfig, registries: Registries) -> Callable[[str, int], bool]:

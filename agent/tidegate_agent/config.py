@@ -200,8 +200,6 @@ class AgentConfig:
 # What this version does not do yet. Whoever implements one of these deletes its line.
 
 NOT_YET: Mapping[str, Callable[[AgentConfig], bool]] = {
-    'steering.backend = "nft-lease"': lambda config: config.steering.backend == "nft-lease",
-    'steering.backend = "iptables"': lambda config: config.steering.backend == "iptables",
     '[[upstream]] of kind "mirror"': lambda config: any(
         upstream.kind == "mirror" for upstream in config.upstream
     ),

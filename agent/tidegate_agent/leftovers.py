@@ -1,10 +1,10 @@
 """What a service manager runs after the agent has ended: `python -m tidegate_agent.leftovers`.
 
-Rules and tables go with their processes, however those end; nothing is to be done about them. What can be
-left when the supervisor was killed is its agent, which then drains for up to 30 s and ends by itself, or is
-stopped or hung and never will, and the lock and the socket in the runtime directory. A successor would be
-refused until that agent has ended, so this waits for it, and kills it when it is late. A process that
-lingers for connections of others holds no lock, and is left alone.
+Tables that processes own go with them, however those end; what other back ends leave is taken out here. What
+else can be left when the supervisor was killed is its agent, which then drains for up to 30 s and ends by
+itself, or is stopped or hung and never will, and the lock and the socket in the runtime directory. A
+successor would be refused until that agent has ended, so this waits for it, and kills it when it is late. A
+process that lingers for connections of others holds no lock, and is left alone.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tidegate_agent.config import AgentConfig, load_config
+from tidegate_agent.steering import remains
 from tidegate_core.errors import TidegateError
 
 _WAIT_S = 35.0
@@ -72,7 +73,7 @@ def main() -> None:
     """For ExecStopPost=: never fails, because the end of the agent is what counts."""
     try:
         config: AgentConfig = load_config(environment=os.environ)
-        for line in clean_up(config.runtime_dir):
+        for line in (*clean_up(config.runtime_dir), *remains.clean_up()):
             sys.stderr.write(f"tidegate: {line}\n")
     except (TidegateError, OSError) as error:
         sys.stderr.write(f"tidegate: nothing was cleaned up: {error}\n")

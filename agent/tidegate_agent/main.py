@@ -10,8 +10,9 @@ import sys
 from tidegate_agent.config import AgentConfig
 from tidegate_agent.config_source import ConfigSource
 from tidegate_agent.single import SingleInstance
+from tidegate_agent.steering import remains
 from tidegate_agent.steering.keeper import Keeper
-from tidegate_agent.supervisor import Heartbeat, supervise
+from tidegate_agent.supervisor import Heartbeat, say, supervise
 from tidegate_core.errors import TidegateError
 from tidegate_core.notify import Notifier
 
@@ -26,18 +27,32 @@ def start(config: AgentConfig, source: ConfigSource, *, dry_run: bool) -> int:
     keeper = None if config.steering.backend == "none" else Keeper()  # before any other descriptor
     notifier = Notifier.of(os.environ, pid=os.getpid())
     with SingleInstance.acquire(config.runtime_dir) as lock:
+        _say(remains.clean_up())
         source.forget(config.runtime_dir)
         try:
             return supervise(
                 lambda heartbeat: _run(source.accepted(config), source, heartbeat, lock, keeper),
                 lease_s=config.steering.lease.total_seconds(),
-                cleanup=lambda: keeper.let_go(config.steering.port) if keeper is not None else None,
+                bereaved=lambda: _say(remains.end_steering()),
+                cleanup=lambda: _clean_up(config.steering.port, keeper),
                 notify=notifier.send,
             )
         finally:
             source.forget(config.runtime_dir)
             with contextlib.suppress(OSError):
                 config.socket_path.unlink()  # a killed agent's, of whom no more come
+
+
+def _clean_up(port: int, keeper: Keeper | None) -> None:
+    """After the last agent: nothing of ours stays."""
+    if keeper is not None:
+        keeper.let_go(port)
+    remains.clean_up()
+
+
+def _say(done: list[str]) -> None:
+    for line in done:
+        say(line)
 
 
 def _run(

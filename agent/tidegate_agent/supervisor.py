@@ -78,6 +78,7 @@ def supervise(
     *,
     lease_s: float,
     cleanup: Callable[[], None],
+    bereaved: Callable[[], None] = lambda: None,
     start_s: float = 60.0,
     stop_s: float = 40.0,
     backoff_s: float = 0.1,
@@ -89,6 +90,7 @@ def supervise(
 ) -> int:
     """Run the agent in a child process until it ends for good; returns its exit code, after `cleanup`.
 
+    `bereaved` is called at once after each end of an agent: what would still redirect to it must stop.
     `start_s` bounds the wait for the first heartbeat, `stop_s` the time from SIGTERM to the end. An agent
     that lingers has ended well, as far as this goes. One that ends before it was ever ready refused to start:
     its exit code (128 + N for a signal) is passed on and nothing is tried again. After `crashes` ends within
@@ -96,7 +98,7 @@ def supervise(
     """
     pace = _Pace(lease_s, start_s, stop_s, backoff_s, backoff_max_s, crashes, crash_window_s)
     with _Signals() as signals:
-        supervisor = _Supervisor(run, signals, pace, cleanup, notify, tell)
+        supervisor = _Supervisor(run, signals, pace, cleanup, bereaved, notify, tell)
         try:
             return supervisor.until_the_end()
         finally:
@@ -156,6 +158,7 @@ class _Supervisor:
         signals: _Signals,
         pace: _Pace,
         cleanup: Callable[[], None],
+        bereaved: Callable[[], None],
         notify: Callable[[str], object],
         tell: Callable[[str], None],
     ) -> None:
@@ -163,6 +166,7 @@ class _Supervisor:
         self._signals = signals
         self._pace = pace
         self._cleanup = cleanup
+        self._bereaved = bereaved
         self._notify = notify
         self._tell = tell
         self._child = 0
@@ -179,6 +183,8 @@ class _Supervisor:
         while True:
             started = time.monotonic()
             code = self._one_life()
+            if not self.lingering:
+                self._bereaved()
             self._obey(self._signals.take())
             now = time.monotonic()
             if self.lingering or self._stop_by is not None or code == 0 or not self._ever_ready:

@@ -15,13 +15,20 @@ from rich.console import Console
 from lab import Lab
 from lab.requirements import missing
 
-from .cell import Cell, Seen, all_cells, some_cells
+from .cell import BACKENDS, Cell, Seen, all_cells, some_cells
 from .stage import play
 from .table import as_json, for_people, markdown
 
 
 @click.command()
 @click.option("--some", is_flag=True, help="Every moment with every death once, the clients taking turns.")
+@click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default=BACKENDS[0],
+    show_default=True,
+    help="What steers, as steering.backend names it.",
+)
 @click.option("--only", default="", help="Cells whose name holds this, such as 'dockerd, push'.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here.")
 @click.option(
@@ -30,14 +37,14 @@ from .table import as_json, for_people, markdown
     type=click.Path(path_type=Path),
     help="Write the table here, below the text that is there.",
 )
-def main(some: bool, only: str, json_path: Path | None, markdown_path: Path | None) -> None:
+def main(some: bool, backend: str, only: str, json_path: Path | None, markdown_path: Path | None) -> None:
     """What clients experience when the agent dies: client x moment x death."""
     if reason := missing():
         sys.exit(reason)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    cells = [cell for cell in (some_cells() if some else all_cells()) if only in str(cell)]
+    cells = [cell for cell in (some_cells(backend) if some else all_cells(backend)) if only in str(cell)]
     if not cells:
-        raise click.UsageError(f"no cell's name holds {only!r}; one is '{next(all_cells())}'")
+        raise click.UsageError(f"no cell's name holds {only!r}; one is '{next(all_cells(backend))}'")
     matrix: list[Seen] = []
     try:
         _play(cells, matrix, console)

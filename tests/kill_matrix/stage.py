@@ -17,7 +17,7 @@ from typing import Any
 from lab import Agent, Fault, Image, Lab, Node, Recipe, until
 from lab.footprint import Footprint
 
-from .cell import LEASE_S, RAW, Cell, Death, Seen
+from .cell import BY_LEASE, LEASE_S, RAW, Cell, Death, Seen
 from .in_flight import (
     NEIGHBOUR,
     REGISTRY_HOST,
@@ -41,6 +41,8 @@ KNOCK_S: dict[Death, float] = {
     "both killed": 0.5,
 }
 KNOCK_FROM = range(10_000, 30_000)  # outside net.ipv4.ip_local_port_range
+# An empty table of the host's own, which stays when iptables has once been used.
+HOSTS_OWN_TABLE = "for x in iptables ip6tables; do $x -t nat -A OUTPUT -j RETURN; $x -t nat -F OUTPUT; done"
 # The journal too: a request that was met by two deaths is passed through, and the matrix has more of them.
 FORGET_THE_CELL_BEFORE = (
     "rm -rf /var/lib/tidegate/blobs /var/lib/tidegate/partial /var/lib/tidegate/index.sqlite*"
@@ -83,8 +85,10 @@ class Stage:
         node, registry = self._node, self._registry
         registry.heal()
         node.run(["sh", "-c", FORGET_THE_CELL_BEFORE]).or_raise()
+        if cell.backend == "iptables":
+            node.run(["sh", "-c", HOSTS_OWN_TABLE]).or_raise()
         before = Footprint.of(node)
-        agent = node.start_agent().wait_steering()
+        agent = node.start_agent(f'[steering]\nbackend = "{cell.backend}"\n').wait_steering()
         in_flight, arguments = self._begin(cell, agent)
         registry.forget()
         reaped = self._reap(arguments)
@@ -96,6 +100,9 @@ class Stage:
         retry_well = in_flight.again()
         retry_s = time.monotonic() - retried
         self._stop(agent, cell.death)
+        if cell.death == "both killed" and cell.backend in BY_LEASE:
+            # As systemd does it, or the next start: nobody else is there to.
+            node.run([sys.executable, "-m", "tidegate_agent.leftovers"]).or_raise()
         return Seen(
             cell=cell,
             direct_s=direct_s,
@@ -120,7 +127,7 @@ class Stage:
             "kill": kills,
             "address": self._address,
             "knock_from": self._knock_from,
-            "knock_s": KNOCK_S[cell.death],
+            "knock_s": _knock_s(cell),
             "watch_s": 8.0,
         }
         node = self._node
@@ -207,6 +214,12 @@ class Stage:
         except TimeoutError:
             return leftovers()
         return ()
+
+
+def _knock_s(cell: Cell) -> float:
+    """How long new connections are tried; where the lease alone ends steering, beyond it."""
+    by_lease = cell.death == "both killed" and cell.backend in BY_LEASE
+    return LEASE_S + 1.2 if by_lease else KNOCK_S[cell.death]
 
 
 def _kills(death: Death, agent: Agent) -> list[tuple[int, int]]:

@@ -395,7 +395,7 @@ def test_a_second_agent_is_refused_whatever_steers_and_leaves_the_first_alone(
         steering_agent(steers)
         refused = comes.ask("open")["refused"]
 
-        assert f"owned by process {steers.process.pid}" in refused
+        assert f"process {steers.process.pid}" in refused
         assert f"kill {steers.process.pid}" in refused
         assert kernel_objects(comes.process.pid) == []
         assert node.greeting(REGISTRY4) == f"agent {REGISTRY4}:443"

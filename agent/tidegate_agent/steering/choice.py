@@ -39,13 +39,23 @@ class Choice:
     passed_over: Mapping[str, str]
 
 
-def built(name: str, *, port: int, keeper: Keeper | None, lease_s: float, exemption: Exemption) -> Backend:
-    """The back end of this name."""
+def built(
+    name: str,
+    *,
+    port: int,
+    keeper: Keeper | None,
+    lease_s: float,
+    exemption: Exemption,
+    forwarded: bool = False,
+) -> Backend:
+    """The back end of this name; `forwarded` is for `nft`, the others cannot."""
     match name:
-        case "nft" | "nft-lease":
+        case "nft":
             return NftSteering(
-                port=port, keeper=keeper, lease_s=lease_s, exemption=exemption, owned=name == "nft"
+                port=port, keeper=keeper, lease_s=lease_s, exemption=exemption, forwarded=forwarded
             )
+        case "nft-lease":
+            return NftSteering(port=port, keeper=keeper, lease_s=lease_s, exemption=exemption, owned=False)
         case "ebpf":
             return EbpfSteering(port=port, keeper=keeper, lease_s=lease_s, exemption=exemption)
         case "iptables":

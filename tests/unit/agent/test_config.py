@@ -211,8 +211,6 @@ def test_a_value_that_cannot_work_is_refused_by_its_key(tmp_path: Path, toml: st
 @pytest.mark.parametrize(
     ("toml", "setting"),
     [
-        ('[steering]\nbackend = "nft-lease"', 'steering.backend = "nft-lease"'),
-        ('[steering]\nbackend = "iptables"', 'steering.backend = "iptables"'),
         (
             '[[upstream]]\nkind = "mirror"\nurl = "https://x.example"',
             '[[upstream]] of kind "mirror"',
@@ -235,7 +233,7 @@ def test_containers_are_steered_by_nft(tmp_path: Path, backend: str) -> None:
     assert not configured(tmp_path).steering.forwarded
 
 
-@pytest.mark.parametrize("backend", ["ebpf", "none"])
+@pytest.mark.parametrize("backend", ["ebpf", "nft-lease", "iptables", "none"])
 def test_no_other_back_end_steers_containers(tmp_path: Path, backend: str) -> None:
     """N21: refused, with what to type."""
     told = complaint(tmp_path, f'[steering]\nforwarded = true\nbackend = "{backend}"')
