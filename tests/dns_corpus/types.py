@@ -25,6 +25,9 @@ from dns_corpus.pair import (
 DIGEST = "49FD46E6C4B45C55D4AC69CBD3CD34AC1AFE51DEAA7C11F7B46CF4C3C5C0E0E1"
 KEY = base64.b64encode(bytes(range(64))).decode()
 
+HINTS = ("198.51.100.65", "2001:db8:c6::65")
+"""Addresses that only a service binding has."""
+
 PRESENTED = (
     "A 198.51.100.7",
     "AAAA 2001:db8:c6::7",
@@ -41,7 +44,7 @@ PRESENTED = (
     f"DNSKEY 257 3 13 {KEY}",
     f"RRSIG A 13 3 {TTL} 20380101000000 20240101000000 2642 example.net. {KEY}",
     "NSEC next.example.net. A MX RRSIG NSEC",
-    "HTTPS 1 . alpn=h2,h3 ipv4hint=198.51.100.9 ipv6hint=2001:db8:c6::9",
+    f"HTTPS 1 . alpn=h2,h3 ipv4hint={HINTS[0]} ipv6hint={HINTS[1]}",
     f"SSHFP 4 2 {DIGEST}",
     f"TLSA 3 1 1 {DIGEST}",
     "LOC 52 22 23.000 N 4 53 32.000 E -2.00m 0.00m 10000m 10m",

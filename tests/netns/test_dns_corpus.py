@@ -16,6 +16,7 @@ import pytest
 
 import dns_corpus
 from dns_corpus import Pair, differs_only_in_ttls, pairs, replayer
+from dns_corpus.types import HINTS
 from lab import Agent, Lab, Node, until
 
 STEERED, OTHER = "gcr.io", "c.example.org"
@@ -102,7 +103,8 @@ def test_the_corpus_comes_back_byte_for_byte(
 ) -> None:
     """N12, N13: steered names and others, over UDP and TCP, IPv4 and IPv6, whatever is asked and answered.
 
-    The agent's count tells that the steered ones went through it, and over TCP all of them.
+    The agent's count tells that the steered ones went through it, and over TCP all of them. What HTTPS records
+    hint at is steered.
     """
     (resolver,) = (str(each.ip) for each in replaying.interfaces if each.version == version)
     both = [*steered_pairs, *other_pairs]
@@ -132,3 +134,6 @@ def test_the_corpus_comes_back_byte_for_byte(
                 assert differs_only_in_ttls(earlier, answer), (transport, each.what)
         from_memory = agent.metrics()['tidegate_dns_queries_total{outcome="hit"}'] - hits
         assert from_memory > 100
+    for name, hint in zip(("steered4", "steered6"), HINTS, strict=True):
+        listed = node.run(["nft", "list", "set", "inet", "tidegate", name]).or_raise().stdout
+        assert f"{hint} . 443" in listed

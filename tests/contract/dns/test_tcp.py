@@ -185,14 +185,15 @@ async def test_every_query_over_tcp_is_counted_once_as_it_arrives(start_node: St
     for _ in range(2):
         await node.ask_tcp(question())
     node.clock.forward(3000)
-    node.resolver.script = lambda _: None
-    await node.ask_tcp(question())
+    for script in (lambda _: None, lambda query: bare(query, 2)):
+        node.resolver.script = script
+        await node.ask_tcp(question())
     await node.resolver.stop()
     await node.ask_tcp(question())
     with pytest.raises(ConnectionResetError):
         await node.ask_tcp(question("other.test"))
 
-    assert node.queries == {"hit": 1, "forwarded": 4, "forwarded_stale": 2, "unreachable": 2}
+    assert node.queries == {"hit": 1, "forwarded": 5, "forwarded_stale": 3, "unreachable": 2}
 
 
 async def test_a_bug_in_learning_does_not_take_a_told_answer_with_it(start_node: StartNode) -> None:
