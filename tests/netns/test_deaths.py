@@ -206,7 +206,7 @@ def test_no_death_of_both_leaves_a_client_hanging(node: Node, registry: Registry
     """I1: supervisor and agent die on two processors at once, in any order; a hundred times."""
     node.install_trust()
     for nth in range(100):
-        agent = node.start_agent().wait_steering()
+        agent = node.start_agent('[steering]\nbackend = "nft"\n').wait_steering()
         with node.start_pull("skopeo", LARGE, storage=f"cut{nth}").process as process:
             until(lambda nth=nth: stored_bytes(node, f"cut{nth}") > MIDDLE_BYTES, "the middle of the layer")
             killed = kill(node, agent, supervisor_too=True)
@@ -214,6 +214,7 @@ def test_no_death_of_both_leaves_a_client_hanging(node: Node, registry: Registry
             assert time.monotonic() - killed < LEASE_S + 1
         node.remove(f"/srv/storage-cut{nth}")
         node.remove("/var/lib/tidegate/partial")
+        node.remove("/run/tidegate")  # where it says that this request has met two deaths already
 
 
 # A client that shows how its connection ends, and when.
