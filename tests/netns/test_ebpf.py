@@ -34,7 +34,7 @@ from steered.place import NEIGHBOUR4, NODE4, NODE4_SECOND, NODE6, PROBE, REGISTR
 from tidegate_agent.steering import EbpfSteering, SteeringFailed
 from tidegate_agent.steering.ebpf import records
 from tidegate_agent.steering.ebpf.hooks import compiled
-from tidegate_agent.steering.plan import MAX_ENDPOINTS
+from tidegate_agent.steering.plan import MAX_ENDPOINTS, PROBE6
 from tidegate_proxy.endpoint import Endpoint
 
 pytestmark = [
@@ -303,6 +303,32 @@ def test_a_withdrawn_agent_is_asked_about_no_connection(node: Namespace, agent: 
         assert "link_id" not in left
         assert drips(established)
     assert node.greeting(PROBE) == ""
+
+
+def test_what_was_steered_before_a_withdrawal_is_not_steered_after_it(
+    node: Namespace,
+    agent: Agent,
+) -> None:
+    """I3: opened again it steers what is learned from then on."""
+    steering_agent(agent)
+    agent.steer_dns(RESOLVER4)
+    agent.do("withdraw")
+    agent.steer((NEIGHBOUR4, 443, 60))
+
+    assert node.greeting(NEIGHBOUR4) == f"agent {NEIGHBOUR4}:443"
+    assert (node.greeting(REGISTRY4), node.greeting(REGISTRY6)) == ("world", "world")
+    assert node.greeting(RESOLVER4, 53) == "world"
+
+
+def test_the_probe_s_connections_are_redirected_without_the_lease(
+    node: Namespace,
+    agent: Agent,
+) -> None:
+    """I3: in both families, before anything of the host's is steered."""
+    agent.do("open")
+
+    assert node.greeting(PROBE) == f"agent {PROBE}:443"
+    assert node.greeting(str(PROBE6.address), PROBE6.port) == f"agent {PROBE6}"
 
 
 def test_the_room_for_original_destinations_is_bounded_and_the_newest_are_kept(
