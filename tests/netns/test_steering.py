@@ -389,15 +389,15 @@ def reload_nft(node: Namespace) -> None:
 def flush_iptables(node: Namespace) -> None:
     """As firewalls of shell scripts do, and firewalld with its iptables back end."""
     for program in ("iptables-legacy", "ip6tables-legacy"):
-        node.run("env", "XTABLES_LOCKFILE=/dev/null", program, "-t", "nat", "-F")
-        node.run("env", "XTABLES_LOCKFILE=/dev/null", program, "-t", "nat", "-X")
+        node.run("env", f"XTABLES_LOCKFILE={node.path}", program, "-w", "-t", "nat", "-F")
+        node.run("env", f"XTABLES_LOCKFILE={node.path}", program, "-w", "-t", "nat", "-X")
 
 
 def restore_iptables(node: Namespace) -> None:
     """A saved table put back whole, as netfilter-persistent does it."""
     whole = "*nat\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\nCOMMIT\n"
     for program in ("iptables-legacy-restore", "ip6tables-legacy-restore"):
-        node.run("sh", "-c", f"printf '{whole}' | XTABLES_LOCKFILE=/dev/null {program}")
+        node.run("sh", "-c", f"printf '{whole}' | XTABLES_LOCKFILE={node.path} {program} -w 5")
 
 
 FLUSHES = {
@@ -452,7 +452,7 @@ def test_without_the_right_to_change_rules_the_start_is_refused(node: Namespace,
     )
     outcome = subprocess.run(
         ["nsenter", f"--net={node.path}", *command, program],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(SOURCES), "XTABLES_LOCKFILE": "/dev/null"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(SOURCES), "XTABLES_LOCKFILE": str(node.path)},
         check=False,
         capture_output=True,
         text=True,
@@ -613,7 +613,7 @@ def remains(node: Namespace, function: str) -> str:
     program = f"from tidegate_agent.steering import remains; print(remains.{function}())"
     return subprocess.run(
         ["nsenter", f"--net={node.path}", sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(SOURCES), "XTABLES_LOCKFILE": "/dev/null"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(SOURCES), "XTABLES_LOCKFILE": str(node.path)},
         check=True,
         capture_output=True,
         text=True,

@@ -28,6 +28,7 @@ class Agent:
         port: int = 8443,
         exemption: str = "0x74/0xff",
         setuid: int | None = None,
+        lease_s: float = LEASE_S,
     ) -> None:
         command = ["nsenter", f"--net={node.path}"]
         if setuid is not None:
@@ -37,7 +38,7 @@ class Agent:
         self._lock = Path(tempfile.gettempdir()) / f"tidegate-test-{uuid4().hex}.lock"
         program = Path(__file__).with_name("host.py")
         self.process = subprocess.Popen(
-            [*command, sys.executable, "-P", str(program), backend, str(port), str(LEASE_S), exemption],
+            [*command, sys.executable, "-P", str(program), backend, str(port), str(lease_s), exemption],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

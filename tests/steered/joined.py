@@ -52,7 +52,7 @@ def empty(node: Namespace) -> None:
     for program in ("iptables-legacy", "ip6tables-legacy"):
         for words in (("-F",), ("-X",)):
             for table in ("nat", "filter"):
-                node.run("env", "XTABLES_LOCKFILE=/dev/null", program, "-t", table, *words)
+                node.run("env", f"XTABLES_LOCKFILE={node.path}", program, "-w", "-t", table, *words)
     node.run("ipset", "destroy")
     node.run("nft", "flush", "ruleset")
     until(lambda: node.run("nft", "list", "ruleset") == "", "no rule left")
