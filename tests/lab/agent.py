@@ -30,6 +30,9 @@ class Agent:
     ):
         self._host = host
         host.write(CONFIG, config)
+        if "backend" not in config:
+            # By name, so that a scenario means one mechanism: what "auto" picks depends on the machine.
+            env = {"TIDEGATE_STEERING__BACKEND": "nft", **env}
         self.supervisor: Process = host.spawn(
             [TIDEGATE, "agent", "--config", CONFIG, *args], env=env, log="tidegate-agent"
         )
