@@ -103,8 +103,8 @@ def test_the_corpus_comes_back_byte_for_byte(
 ) -> None:
     """N12, N13: steered names and others, over UDP and TCP, IPv4 and IPv6, whatever is asked and answered.
 
-    The agent's count tells that the steered ones went through it, and over TCP all of them. What HTTPS records
-    hint at is steered.
+    The agent's count tells that the steered ones went through it, and over TCP all of them. What HTTPS
+    records hint at is steered.
     """
     (resolver,) = (str(each.ip) for each in replaying.interfaces if each.version == version)
     both = [*steered_pairs, *other_pairs]

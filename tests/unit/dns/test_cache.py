@@ -51,6 +51,15 @@ def test_at_age_zero_a_replay_is_the_answer_byte_for_byte() -> None:
     assert answer.rendered == answer.answer[2:]
 
 
+def test_a_replay_of_any_age_has_the_flags_of_edns() -> None:
+    """N13, RFC 6891 section 6.1.3: they stand where other records have their TTL."""
+    answer = kept(query())
+    for now in (100, 10_000):
+        answer.render(now)
+        (opt,) = DNSRecord.parse(b"\0\0" + answer.rendered).ar
+        assert (opt.edns_do, opt.edns_ver, opt.edns_rcode, opt.ttl) == (1, 0, 0, 0x8000)
+
+
 @given(
     ttls=st.lists(st.integers(0, 90_000), min_size=1, max_size=4).map(tuple),
     age=st.floats(0, 200_000, allow_nan=False),
