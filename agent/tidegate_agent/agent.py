@@ -22,7 +22,8 @@ from tidegate_agent.activity import Activity
 from tidegate_agent.admin import Admin, Orders
 from tidegate_agent.backend import steering_of, tell_of
 from tidegate_agent.bypass import CAUSES, BypassWatch, Cause, Segment, why_bypassed
-from tidegate_agent.clients import Clients, Everybody, ForwardedClients
+from tidegate_agent.clients import Clients, Everybody, ForwardedClients, TrustedSince
+from tidegate_agent.clients.anchor_time import anchor_clock
 from tidegate_agent.config import AgentConfig, RegistryConfig
 from tidegate_agent.config_source import ConfigSource
 from tidegate_agent.credentials import login_of, open_credentials
@@ -33,7 +34,7 @@ from tidegate_agent.metrics import Metrics, RequestSeconds
 from tidegate_agent.naming import Naming
 from tidegate_agent.own_traffic import exemption
 from tidegate_agent.pause import Pause, PauseFile
-from tidegate_agent.probe import Probe
+from tidegate_agent.probe import Failure, Probe, ProbeFailed
 from tidegate_agent.registries import registries_of
 from tidegate_agent.reload import Reloading
 from tidegate_agent.report import Report
@@ -207,8 +208,9 @@ class Agent:
             journal=journal,
         )
         parts.push_async_callback(http.close)
+        trusted_since = TrustedSince(config.state_dir, anchor_clock(config.state_dir, system_bundle()))
         clients = Clients.open(
-            parts, state_dir=config.state_dir, bundle=system_bundle(), dialled_for=steering.dialled_for
+            parts, bundle=system_bundle(), trusted_since=trusted_since, dialled_for=steering.dialled_for
         )
         watch = BypassWatch(
             bypassed=activity.bypassed,
@@ -275,6 +277,7 @@ class Agent:
             leaves=leaves,
             probe=probe,
             credentials=credentials,
+            trusted_since=trusted_since,
             steered=lambda config: agent.steers(config),  # noqa: PLW0108 (there is no agent yet)
         )
         agent = cls(
@@ -363,7 +366,12 @@ class Agent:
             self._watch.open(exemption=exemption(config.steering.mark, uid=os.geteuid()), ports=ports)
 
     async def _come_through_the_probe(self) -> None:
-        await self._probe()
+        try:
+            await self._probe()
+        except ProbeFailed as failed:
+            if failed.of is Failure.TRUST:
+                self._reloading.trust_store_fails()
+            raise
         self._reloading.trust_store_holds(self._probe.held)
 
     def why_bypassed(self, segment: Segment, *, forwarded: bool) -> Cause:

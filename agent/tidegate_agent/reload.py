@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from tidegate_agent.clients import TrustedSince
 from tidegate_agent.config import AgentConfig, RegistryConfig
 from tidegate_agent.config_source import ConfigSource
 from tidegate_agent.credentials import login_of
@@ -67,6 +68,7 @@ class Reloading:
         leaves: Leaves,
         probe: Probe,
         credentials: Credentials,
+        trusted_since: TrustedSince,
         steered: Callable[[AgentConfig], None],
     ) -> None:
         """`known` are the configuration's registries; `steered` is told when what is steered has changed."""
@@ -80,6 +82,7 @@ class Reloading:
         self._leaves = leaves
         self._probe = probe
         self._credentials = credentials
+        self._trusted_since = trusted_since
         self._steered = steered
         self._editions = Editions((Edition.of(leaves.certificate_pem, config.host_patterns),))
         self._turn = asyncio.Lock()
@@ -136,6 +139,8 @@ class Reloading:
     def trust_store_holds(self, certificate_pem: bytes) -> None:
         """The probe has passed by this certificate: what waited for it is steered from now on."""
         editions = self._editions.installed(certificate_pem)
+        held = editions.all[editions.certificates.index(certificate_pem)]
+        self._trusted_since.holds(held.names, reissued=editions != self._editions)
         if editions != self._editions:
             waited = self.waiting
             self._editions = editions
@@ -143,6 +148,10 @@ class Reloading:
             arrived = [each for each in waited if each not in self.waiting]
             if arrived:
                 structlog.get_logger().info("steering more hosts", hosts=arrived)
+
+    def trust_store_fails(self) -> None:
+        """It holds none of them."""
+        self._trusted_since.lost()
 
     def _steer(self, config: AgentConfig, known: list[Registry], *, only: set[str] | None = None) -> None:
         """Steer the configuration's hosts that need not wait; of these, only those in `only`."""

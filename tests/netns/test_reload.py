@@ -121,6 +121,33 @@ def test_a_removed_host_is_direct_at_once_and_its_connections_end_well(
             node.install_trust()
 
 
+def test_a_runtime_that_has_read_the_old_certificate_stays_cached_for_the_old_hosts(
+    lab: Lab, node: Node, registry: Registry, own: OwnRegistry, agent: Agent
+) -> None:
+    """N8, N9: the reissued one has the same key. For the new host it is left alone, and loses no pull."""
+    image = own.publish(SINGLE, "team/single", port=443)
+    node.write("/etc/containerd/certs.d/registry.local.test/ca.crt", own.authority.anchor)
+    hosts = (
+        f'server = "https://{OWN}"\n[host."https://{OWN}"]\n  ca = "/etc/containerd/certs.d/{OWN}/ca.crt"\n'
+    )
+    node.write(f"/etc/containerd/certs.d/{OWN}/hosts.toml", hosts)
+    cri = '[plugins."io.containerd.grpc.v1.cri".registry]\n  config_path = "/etc/containerd/certs.d"\n'
+    node.start_containerd(cri)
+    assert node.pull("cri", SMALL).contents == lab.images[SMALL].contents
+
+    reload(node, WITH_OWN).or_raise()
+    node.install_trust()
+    until(lambda: not agent.status()["hosts_waiting"], "the new host is steered", within_s=15)
+    registry.forget()
+
+    assert node.pull("cri", SMALL).contents == lab.images[SMALL].contents
+    assert registry.requests_for("bytes") == []
+    spliced = 'tidegate_connections_total{outcome="spliced",reason="not_restarted"}'
+    assert agent.metrics().get(spliced, 0) == 0
+    assert node.pull("cri", f"{OWN}/team/single:1").contents == image.contents
+    assert agent.metrics()[spliced] > 0
+
+
 @pytest.mark.parametrize("how", ["command", "SIGHUP"])
 def test_a_transfer_runs_through_three_reloads(
     lab: Lab, node: Node, registry: Registry, agent: Agent, how: str

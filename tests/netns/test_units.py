@@ -407,6 +407,30 @@ def test_a_reissued_certificate_reaches_the_store_by_itself(machine: Booted) -> 
     assert "registry.example.org" in named
 
 
+def test_a_reload_reissues_and_the_path_unit_installs_while_pulls_go_on(machine: Booted) -> None:
+    """C1, N8, N17: as the agent's user, without a restart; what it refuses `systemctl reload` fails with."""
+    steers(machine)
+    pid = machine.show(AGENT, "MainPID")
+    config = machine.node.path("/etc/tidegate/agent.toml")
+    before = config.read_text()
+    config.write_text(before + '[[registry]]\nname = "own"\nhosts = ["registry.local.test"]\n')
+
+    machine.systemctl("reload", AGENT)
+    until(
+        lambda: "registry.local.test" in status(machine)["hosts"], "the new host is steered", within_s=BACK_S
+    )
+    assert status(machine)["steering"]["active"]
+    assert (machine.show(AGENT, "MainPID"), status(machine)["hosts_waiting"]) == (pid, [])
+
+    config.write_text("[steering]\nport = 9443\n")
+    assert not machine.run("systemctl", "reload", AGENT).ok
+    assert "cannot change steering.port" in machine.journal(AGENT)
+    config.write_text(before)
+    machine.systemctl("reload", AGENT)
+    until(lambda: "registry.local.test" not in status(machine)["hosts"], "it is gone", within_s=BACK_S)
+    steers(machine)
+
+
 @pytest.mark.parametrize("planted", ["another authority", "a link to root's secrets"])
 def test_root_installs_no_certificate_that_the_agent_s_user_planted(machine: Booted, planted: str) -> None:
     """I7: who takes the data plane over gains no trust for other hosts, and reads nothing of root's."""

@@ -25,7 +25,7 @@ class Everybody:
         """The reason to leave alone a client that would be shown our certificate."""
         if self.is_forwarded(arrival.peer.address):
             return self.forwarded.why_splice(arrival)
-        return self.host.why_splice(arrival.peer, arrival.original)
+        return self.host.why_splice(arrival.peer, arrival.original, arrival.sni)
 
     def handshake_failed(self, arrival: Arrival, error: OSError) -> None:
         """Remember a client that does not accept our certificate."""

@@ -14,7 +14,6 @@ from typing import TypeVar
 
 import structlog
 
-from tidegate_agent.clients.anchor_time import anchor_clock
 from tidegate_agent.clients.cgroup import Cgroups, hierarchy
 from tidegate_agent.clients.owner import Owner, Owners
 from tidegate_agent.clients.process import Process, Processes
@@ -73,11 +72,14 @@ class Clients:
         find: Callable[[Endpoint, Endpoint], SocketFacts | None],
         owners: Owners,
         processes: Processes,
-        trusted_since: Callable[[], float | None],
+        trusted_since: Callable[[str], float | None],
         dialled_for: Callable[[Endpoint], Endpoint] = lambda original: original,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`dialled_for` tells the peer of the client's own socket, by the original destination."""
+        """`trusted_since` tells since when, in seconds since the epoch, the store has vouched for a host, or
+        for all of them without one; `dialled_for` the peer of the client's own socket, by the original
+        destination.
+        """
         self._find = find
         self._dialled_for = dialled_for
         self._owners = owners
@@ -95,8 +97,8 @@ class Clients:
         cls,
         parts: AsyncExitStack,
         *,
-        state_dir: Path,
         bundle: Path | None,
+        trusted_since: Callable[[str], float | None],
         dialled_for: Callable[[Endpoint], Endpoint],
     ) -> "Clients":
         """The register of this host; without sock_diag every client is unknown."""
@@ -116,12 +118,12 @@ class Clients:
             find=find,
             owners=Owners(Cgroups(mounted), processes),
             processes=processes,
-            trusted_since=anchor_clock(state_dir, bundle),
+            trusted_since=trusted_since,
             dialled_for=dialled_for,
         )
 
-    def why_splice(self, peer: Endpoint, original: Endpoint) -> str | None:
-        """The reason to leave this connection alone, None to intercept it."""
+    def why_splice(self, peer: Endpoint, original: Endpoint, host: str = "") -> str | None:
+        """The reason to leave this connection to a host alone, None to intercept it."""
         try:
             client = self._client(peer, original)
         except OSError as error:
@@ -136,7 +138,7 @@ class Clients:
         if until is not None and self._now() < until:
             self._show(client.processes, Reason.DISTRUSTED, until)
             return Reason.DISTRUSTED
-        found = doubtful(client.processes, trusted_since=self._since(client.processes))
+        found = doubtful(client.processes, trusted_since=self._since(client.processes, host))
         if found is not None:
             process, reason = found
             self._show((process,), reason, None)
@@ -189,7 +191,7 @@ class Clients:
         return tuple(self._runtimes())
 
     def _runtimes(self) -> Iterator[Runtime]:
-        since = self._trusted_since()
+        since = self._trusted_since("")
         for process in self._processes.named(RUNTIMES):
             if not self._processes.on_this_network(process.pid):
                 continue
@@ -218,13 +220,13 @@ class Clients:
             self._last_group = (owner, read)
         return Client(identity=("group", facts.cgroup_id, facts.uid), processes=self._last_group[1])
 
-    def _since(self, processes: Sequence[Process]) -> float | None:
-        """Since when the store holds our anchor, where that matters: to runtimes. Costs a look at files."""
-        return self._trusted_since() if any(process.name in RUNTIMES for process in processes) else None
+    def _since(self, processes: Sequence[Process], host: str) -> float | None:
+        """Since when the store vouches for the host, where that matters: to runtimes. Looks at files."""
+        return self._trusted_since(host) if any(process.name in RUNTIMES for process in processes) else None
 
     def _trusts_by_now(self, shown: Spliced) -> bool:
         """The anchor was taken back, or was older than thought."""
-        return shown.reason is Reason.NOT_RESTARTED and not is_stale(shown.process, self._trusted_since())
+        return shown.reason is Reason.NOT_RESTARTED and not is_stale(shown.process, self._trusted_since(""))
 
     def _show(self, processes: Sequence[Process], reason: Reason, until: datetime | None) -> None:
         for process in processes[:_SHOWN_OF_A_GROUP]:

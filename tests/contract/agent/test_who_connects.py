@@ -400,7 +400,7 @@ def register(sockets: SockDiag, now: Now, *, trusted_since: float = 0.0) -> Clie
         find=sockets.find,
         owners=owners(processes),
         processes=processes,
-        trusted_since=lambda: trusted_since,
+        trusted_since=lambda _host: trusted_since,
         now=now,
     )
 
@@ -478,7 +478,7 @@ def test_a_client_that_cannot_be_told_is_intercepted(open_client: Open, now: Now
             find=find,
             owners=owners(),
             processes=Processes(bundle=None),
-            trusted_since=lambda: time.time() + 1,
+            trusted_since=lambda _host: time.time() + 1,
             now=now,
         )
 

@@ -19,17 +19,23 @@ STALE_MAX_S = 1000.0
 @dataclass
 class World:
     now: float = 0.0
+    gone: set[str] = field(default_factory=set)
     learned: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.steering = RecordingSteering(lambda: self.now)
         self.addresses = SteeredAddresses(
             steering=self.steering,
-            ports=lambda name: (443, 5000) if name == "registry.local" else (443,),
+            ports=self.ports,
             clock=lambda: self.now,
             stale_max_s=STALE_MAX_S,
             learned=self.learned.append,
         )
+
+    def ports(self, name: str) -> tuple[int, ...]:
+        if name in self.gone:
+            return ()
+        return (443, 5000) if name == "registry.local" else (443,)
 
     def is_steered(self) -> bool:
         return Endpoint(ADDRESS, 443) in self.steering.steered()
@@ -80,6 +86,21 @@ def test_an_address_runs_out_while_resolvers_answer(world: World) -> None:
         world.addresses.tend(resolver_reachable=True)
 
     assert not world.is_steered()
+
+
+def test_what_no_configured_name_has_any_more_is_let_go(world: World) -> None:
+    """C1: an address that another registry shares stays, a port that only the other one had goes."""
+    other = ip_address("192.0.2.2")
+    world.addresses.learn("registry.local", [LearnedAddress(ADDRESS, 30), LearnedAddress(other, 30)])
+    world.addresses.learn("ghcr.io", [LearnedAddress(ADDRESS, 30)])
+
+    world.gone = {"registry.local"}
+    world.addresses.let_go()
+
+    assert world.steering.steered() == {Endpoint(ADDRESS, 443)}
+    assert world.addresses.steered_for_s(Endpoint(other, 443)) is None
+    world.addresses.learn("ghcr.io", [LearnedAddress(other, 30)])
+    assert world.steering.steered() == {Endpoint(ADDRESS, 443), Endpoint(other, 443)}
 
 
 def test_sinkholes_are_steered_until_others_take_their_place(world: World) -> None:
