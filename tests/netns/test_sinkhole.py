@@ -171,6 +171,21 @@ def test_when_the_agent_is_gone_the_name_is_the_registrys_again(
     assert told(node, "registry-1.docker.io") == [str(registry.addresses["registry-1.docker.io"][0])]
 
 
+@pytest.mark.parametrize("backend", ["ebpf", "nft-lease", "iptables"])
+def test_the_sinkhole_is_steered_by_every_back_end(
+    lab: Lab, node: Node, registry: Registry, backend: str
+) -> None:
+    """N11, N14, N15: the one loopback address that they let pass is an endpoint as any other to them."""
+    agent = steering(node, f'{EVERYTHING}[steering]\nbackend = "{backend}"\n')
+    assert agent.status()["steering"]["backend"] == backend
+    assert told(node, "registry-1.docker.io") == [SINKHOLE]
+
+    assert node.pull("skopeo", SMALL).contents == lab.images[SMALL].contents
+    registry.goes_dark()
+    pull = node.pull("podman", SMALL)
+    assert pull.contents == lab.images[SMALL].contents, pull.stderr
+
+
 @pytest.mark.parametrize("sni", ["www.example.org", "quay.io.example.org", ""])
 def test_whoever_else_comes_to_the_sinkhole_is_refused(node: Node, learning: Agent, sni: str) -> None:
     """N11, I5: it leads nowhere, not even for a name that would resolve."""
