@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 
@@ -24,7 +24,7 @@ from tidegate_agent.backend import steering_of, tell_of
 from tidegate_agent.bypass import CAUSES, BypassWatch, Cause, Segment, why_bypassed
 from tidegate_agent.clients import Clients, Everybody, ForwardedClients, TrustedSince
 from tidegate_agent.clients.anchor_time import anchor_clock
-from tidegate_agent.config import AgentConfig, RegistryConfig
+from tidegate_agent.config import AgentConfig, tls_ports
 from tidegate_agent.config_source import ConfigSource
 from tidegate_agent.credentials import login_of, open_credentials
 from tidegate_agent.forwarding import Forwarding
@@ -137,7 +137,7 @@ class Agent:
         self._forwarding = forwarding
         self._reloading = reloading
         self._watch = watch
-        self._watched_ports = _tls_ports(config.registry)
+        self._watched_ports = tls_ports(config.registry)
         self.gate = Gate(
             steering=steering,
             probe=self._come_through_the_probe,
@@ -258,7 +258,7 @@ class Agent:
         if config.steering.backend != "none":
             parts.callback(watch.close)
             watch.open(
-                exemption=exemption(config.steering.mark, uid=os.geteuid()), ports=_tls_ports(config.registry)
+                exemption=exemption(config.steering.mark, uid=os.geteuid()), ports=tls_ports(config.registry)
             )
         probe = Probe(
             trust_bundle=system_bundle(),
@@ -359,7 +359,7 @@ class Agent:
 
     def steers(self, config: AgentConfig) -> None:
         """What is steered has changed: other ports are watched, maybe."""
-        ports = _tls_ports(config.registry)
+        ports = tls_ports(config.registry)
         if config.steering.backend != "none" and ports != self._watched_ports:
             self._watched_ports = ports
             self._watch.close()
@@ -524,10 +524,6 @@ def _shared_logins(config: AgentConfig, registries: Registries) -> Callable[[str
         return site is not None and site.registry in shared
 
     return has_login
-
-
-def _tls_ports(registries: Iterable[RegistryConfig]) -> set[int]:
-    return {entry.port_of(host) for entry in registries if not entry.plain_http for host in entry.hosts}
 
 
 def _addressing(registries: Registries) -> Callable[[Arrival], BySite | None]:

@@ -368,6 +368,11 @@ def check_credentials(credentials: Iterable[CredentialConfig], registries: set[s
         seen.add(credential.registry)
 
 
+def tls_ports(registries: Iterable[RegistryConfig]) -> set[int]:
+    """The ports at which registries speak TLS."""
+    return {entry.port_of(host) for entry in registries if not entry.plain_http for host in entry.hosts}
+
+
 def not_in_this_version(config: AgentConfig) -> Iterable[str]:
     """The settings that are valid and yet would do nothing."""
     return (setting for setting, is_used in NOT_YET.items() if is_used(config))

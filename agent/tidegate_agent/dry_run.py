@@ -1,8 +1,14 @@
 """What `tidegate agent` would do to this machine, as text; nothing is done."""
 
+import os
+
 from tidegate_agent.backend import shown
-from tidegate_agent.config import AgentConfig
+from tidegate_agent.config import AgentConfig, tls_ports
+from tidegate_agent.own_traffic import exemption
 from tidegate_agent.resolvers import system_resolvers
+from tidegate_agent.steering.listing import render
+from tidegate_agent.steering.nflog import FIRST_GROUP
+from tidegate_agent.steering.watch import watch_table
 
 
 def describe(config: AgentConfig) -> str:
@@ -17,4 +23,15 @@ def describe(config: AgentConfig) -> str:
         f"state directory: {config.state_dir}",
         "",
     ]
-    return "\n".join([*lines, shown(config)])
+    return "\n".join([*lines, *_watching(config), shown(config)])
+
+
+def _watching(config: AgentConfig) -> list[str]:
+    if config.steering.backend == "none":
+        return []
+    table = watch_table(
+        exemption=exemption(config.steering.mark, uid=os.geteuid()),
+        ports=tls_ports(config.registry),
+        group=FIRST_GROUP,
+    )
+    return [render((table,))]

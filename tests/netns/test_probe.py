@@ -21,10 +21,14 @@ PIDFD_OPEN, PIDFD_GETFD = 434, 438
 """pidfd_open(2), pidfd_getfd(2): numbers that all architectures share."""
 
 
+def start(node: Node, backend: str) -> Agent:
+    node.install_trust()
+    return node.start_agent(f'[steering]\nbackend = "{backend}"\n').wait_steering()
+
+
 @pytest.fixture
 def agent(node: Node) -> Agent:
-    node.install_trust()
-    return node.start_agent().wait_steering()
+    return start(node, "nft")
 
 
 def steering(agent: Agent) -> dict[str, object]:
@@ -93,8 +97,10 @@ def on_this_machine(node: Node, agent: Agent) -> int:
     raise AssertionError("the agent is not seen")
 
 
-def test_rules_that_somebody_took_away_are_put_in_anew(node: Node, agent: Agent, registry: Registry) -> None:
+@pytest.mark.parametrize("backend", ["nft", pytest.param("ebpf", marks=pytest.mark.slow)])
+def test_rules_that_somebody_took_away_are_put_in_anew(node: Node, registry: Registry, backend: str) -> None:
     """I3: found by the next probe or renewal; all is steered as before, without a restart."""
+    agent = start(node, backend)
     addresses, pid = steering(agent)["addresses"], agent.pid
     assert node.pull("skopeo", SMALL).ok
     delete_with_the_agents_own_socket(node, agent)
