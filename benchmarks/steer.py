@@ -1,6 +1,6 @@
 """What the agent costs those it does not serve: connects and bytes elsewhere, and a neighbour's transfer.
 
-Run `.venv/bin/python benchmarks/steer.py [--rounds N] [--backends nft ebpf]` as root; it takes a node for
+Run `.venv/bin/python benchmarks/steer.py [--rounds N] [--backends nft ebpf nft-lease iptables]` as root; it takes a node for
 each back end. The peer is one more, without an agent, which does the same things at the same hosts. The
 neighbour is nginx on an address that a steered name resolves to as well, asked under its own name: the agent
 splices that connection. eBPF programs run for every node; of the others' sockets they ask whose network they
@@ -119,7 +119,7 @@ class Measured:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--backends", nargs="+", default=["nft", "ebpf"])
+    parser.add_argument("--backends", nargs="+", default=["nft", "ebpf", "nft-lease", "iptables"])
     arguments = parser.parse_args()
     rounds, backends = arguments.rounds, arguments.backends
     require("nginx", "openssl")

@@ -41,8 +41,11 @@ KNOCK_S: dict[Death, float] = {
     "both killed": 0.5,
 }
 KNOCK_FROM = range(10_000, 30_000)  # outside net.ipv4.ip_local_port_range
-# An empty table of the host's own, which stays when iptables has once been used.
-HOSTS_OWN_TABLE = "for x in iptables ip6tables; do $x -t nat -A OUTPUT -j RETURN; $x -t nat -F OUTPUT; done"
+# Empty tables of the host's own, which stay when iptables has once been used.
+HOSTS_OWN_TABLES = (
+    "for x in iptables ip6tables; do for t in nat raw; do"
+    " $x -t $t -A OUTPUT -j RETURN; $x -t $t -F OUTPUT; done; done"
+)
 # The journal too: a request that was met by two deaths is passed through, and the matrix has more of them.
 FORGET_THE_CELL_BEFORE = (
     "rm -rf /var/lib/tidegate/blobs /var/lib/tidegate/partial /var/lib/tidegate/index.sqlite*"
@@ -86,7 +89,7 @@ class Stage:
         registry.heal()
         node.run(["sh", "-c", FORGET_THE_CELL_BEFORE]).or_raise()
         if cell.backend == "iptables":
-            node.run(["sh", "-c", HOSTS_OWN_TABLE]).or_raise()
+            node.run(["sh", "-c", HOSTS_OWN_TABLES]).or_raise()
         before = Footprint.of(node)
         agent = node.start_agent(f'[steering]\nbackend = "{cell.backend}"\n').wait_steering()
         in_flight, arguments = self._begin(cell, agent)
@@ -218,7 +221,7 @@ class Stage:
 
 def _knock_s(cell: Cell) -> float:
     """How long new connections are tried; where the lease alone ends steering, beyond it."""
-    by_lease = cell.death == "both killed" and cell.backend in BY_LEASE
+    by_lease = cell.death in ("SIGKILL", "both killed") and cell.backend in BY_LEASE
     return LEASE_S + 1.2 if by_lease else KNOCK_S[cell.death]
 
 

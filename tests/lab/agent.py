@@ -27,14 +27,16 @@ class Agent:
         *,
         env: Mapping[str, str] = {},
         args: Sequence[str] = (),
+        under: Sequence[str] = (),
     ):
+        """`under` is a program that starts it, such as setpriv with its arguments."""
         self._host = host
         host.write(CONFIG, config)
         if "backend" not in config:
             # By name, so that a scenario means one mechanism: what "auto" picks depends on the machine.
             env = {"TIDEGATE_STEERING__BACKEND": "nft", **env}
         self.supervisor: Process = host.spawn(
-            [TIDEGATE, "agent", "--config", CONFIG, *args], env=env, log="tidegate-agent"
+            [*under, TIDEGATE, "agent", "--config", CONFIG, *args], env=env, log="tidegate-agent"
         )
 
     @property

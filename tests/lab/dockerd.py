@@ -22,6 +22,7 @@ ROOT = "/srv/docker"
 SOCKET = "/run/docker.sock"
 DRIVER = "overlay2"
 EMPTY = f"{DOCKER} images -q --no-trunc | sort -u | xargs -r {DOCKER} rmi -f"
+WITHOUT_RULES = ("--iptables=false", "--ip6tables=false", "--bridge=none")
 COMMAND = (
     "dockerd",
     *("--containerd", CONTAINERD_SOCKET),
@@ -30,17 +31,17 @@ COMMAND = (
     *("--pidfile", "/run/docker.pid"),
     *("--host", f"unix://{SOCKET}"),
     *("--storage-driver", DRIVER),
-    "--iptables=false",
-    "--ip6tables=false",
-    "--bridge=none",
+    *WITHOUT_RULES,
 )
 
 
 class Dockerd:
     """A running dockerd. It needs a running containerd on the same host."""
 
-    def __init__(self, host: Host, env: Mapping[str, str] = {}):
+    def __init__(self, host: Host, env: Mapping[str, str] = {}, *, iptables: bool = False):
+        """`iptables`: with a bridge and the packet filter rules that dockerd writes for it."""
         self._host = host
+        self._command = [word for word in COMMAND if not iptables or word not in WITHOUT_RULES]
         self._env = env
         self.process = self._start()
 
@@ -54,7 +55,7 @@ class Dockerd:
         self.process.kill(signal.SIGHUP)
 
     def _start(self) -> Process:
-        process = self._host.spawn(COMMAND, env=self._env, log="dockerd")
+        process = self._host.spawn(self._command, env=self._env, log="dockerd")
         until(lambda: self._answers(process), "dockerd answers", within_s=20, every_s=0.05)
         return process
 

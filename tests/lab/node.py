@@ -112,9 +112,10 @@ class Node(Host):
         *,
         env: Mapping[str, str] = {},
         args: Sequence[str] = (),
+        under: Sequence[str] = (),
     ) -> Agent:
         """Start `tidegate agent` with this configuration file and return at once."""
-        agent = Agent(self, config, env=env, args=args)
+        agent = Agent(self, config, env=env, args=args, under=under)
         self.agents.append(agent)
         return agent
 

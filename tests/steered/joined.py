@@ -51,7 +51,7 @@ def empty(node: Namespace) -> None:
     """No rule and no set of anybody."""
     for program in ("iptables-legacy", "ip6tables-legacy"):
         for words in (("-F",), ("-X",)):
-            for table in ("nat", "filter"):
+            for table in ("nat", "raw", "filter"):
                 node.run("env", f"XTABLES_LOCKFILE={node.path}", program, "-w", "-t", table, *words)
     node.run("ipset", "destroy")
     node.run("nft", "flush", "ruleset")

@@ -68,20 +68,33 @@ def test_what_is_there_is_replaced_in_one_go() -> None:
         "*nat\n:OUTPUT ACCEPT [0:0]\n:DOCKER - [0:0]\n:tidegate - [0:0]\n:tidegate_for_77 - [0:0]\n"
         "-A OUTPUT -j tidegate\n-A OUTPUT -j DOCKER\n-A OUTPUT -j tidegate\n-A OUTPUT -j tidegated\nCOMMIT\n"
     )
-    there = found(saved)
+    there = found(saved, "*raw\n:OUTPUT ACCEPT [0:0]\n:tidegate - [0:0]\n-A OUTPUT -j tidegate\nCOMMIT\n")
     lines = restored(PLAN, 4, keeper="tidegate_for_78", instead_of=there).splitlines()
 
-    assert there == Found(jumps=2, chain=True, keepers=("tidegate_for_77",))
-    assert lines.count("-D OUTPUT -j tidegate") == 2
+    assert there == Found(jumps=2, chain=True, keepers=("tidegate_for_77",), raw_jumps=1, raw_chain=True)
+    assert lines.count("-D OUTPUT -j tidegate") == 3
     assert lines[-2:] == ["-I OUTPUT -j tidegate", "COMMIT"]
     assert "-X tidegate_for_77" in lines
     assert removed(there).splitlines() == [
+        *("*raw", "-D OUTPUT -j tidegate", "-F tidegate", "-X tidegate", "COMMIT"),
         "*nat",
         *["-D OUTPUT -j tidegate"] * 2,
         *("-F tidegate", "-X tidegate", "-F tidegate_for_77", "-X tidegate_for_77"),
         "COMMIT",
     ]
     assert removed(Found()) == ""
+
+
+def test_our_own_queries_are_tracked_in_a_zone_of_their_own() -> None:
+    """I5: a client's query from a port that one of ours has is another flow."""
+    text = restored(PLAN, 4, keeper="tidegate_for_1", instead_of=Found())
+    without = restored(PLAN, 4, keeper="tidegate_for_1", instead_of=Found(), zone=False)
+
+    rule = "-A tidegate -p udp -m mark --mark 0x74/0xff -m udp --dport 53 -j CT --zone-orig 116"
+    assert text.partition("*nat")[0].splitlines() == [
+        *("*raw", ":tidegate - [0:0]", rule, "-I OUTPUT -j tidegate", "COMMIT")
+    ]
+    assert text.endswith(without)
 
 
 def test_a_lease_is_rounded_down_and_an_address_up() -> None:

@@ -4,6 +4,7 @@ Either flavour serves: the host's own `iptables` first, because that is where it
 operator looks at; where that one does not work here, the other by name.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -38,7 +39,10 @@ class Programs:
 
     def look(self) -> Found:
         """What there is of ours; raises ProgramFailed."""
-        return found(self._run(["-save", "-t", "nat"]))
+        raw = ""
+        with contextlib.suppress(ProgramFailed):  # the kernel has no such table
+            raw = self._run(["-save", "-t", "raw"])
+        return found(self._run(["-save", "-t", "nat"]), raw)
 
     def restore(self, text: str) -> None:
         """Apply all of it or nothing; raises ProgramFailed."""

@@ -6,6 +6,10 @@ queries to a resolver are redirected, whatever they ask: rules of table nat see 
 only, and a socket may ask for several names. Their flows are marked (`FLOW`), so that connection tracking can
 be told to forget them.
 
+The agent's own queries go to the same resolvers from the same addresses, and may come from a port that a
+client's query has: connection tracking would take one for the other, and send the client's past us, or ours
+to ourselves. So table raw puts ours into a zone of their own, where the kernel has zones; answers need none.
+
 A chain to which nothing jumps is the keeper: its rule needs connection tracking, without which connections
 that were redirected would break when our other rules go. Its name says whose it is (see `unowned`).
 """
@@ -22,6 +26,7 @@ from tidegate_proxy.endpoint import IPAddress
 CHAIN = TABLE
 JUMP = f"OUTPUT -j {CHAIN}"
 _KEEPER_PREFIX = "tidegate_for_"
+_OWN_ZONE = 0x74
 FLOW = DEFAULT_MARK
 """The mark of redirected queries' flows in connection tracking."""
 
@@ -30,11 +35,13 @@ Version = Literal[4, 6]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What there is of ours in table nat."""
+    """What there is of ours: in table nat, and `raw_` in table raw."""
 
     jumps: int = 0
     chain: bool = False
     keepers: tuple[str, ...] = ()
+    raw_jumps: int = 0
+    raw_chain: bool = False
 
 
 def keeper_name(port: int) -> str:
@@ -47,10 +54,21 @@ def keeper_port(name: str) -> int:
     return int(name.removeprefix(_KEEPER_PREFIX))
 
 
-def restored(plan: Plan, version: Version, *, keeper: str, instead_of: Found) -> str:
-    """Puts our chains in with exactly these rules, and one jump first in OUTPUT, instead of what is there."""
+def restored(plan: Plan, version: Version, *, keeper: str, instead_of: Found, zone: bool = True) -> str:
+    """Puts our chains in with exactly these rules, and one jump first in OUTPUT, instead of what is there.
+
+    `zone=False` is for kernels that have none.
+    """
+    raw = _table(
+        "raw",
+        f":{CHAIN} - [0:0]",
+        f"-A {CHAIN} -p udp {_exempt(plan.exemption)} -m udp --dport {DNS} -j CT --zone-orig {_OWN_ZONE}",
+        *[f"-D {JUMP}"] * instead_of.raw_jumps,
+        f"-I {JUMP}",
+    )
     others = [f"{how} {chain}" for chain in instead_of.keepers for how in ("-F", "-X")]
-    return _table(
+    return (raw if zone else "") + _table(
+        "nat",
         *others,
         f":{keeper} - [0:0]",
         f":{CHAIN} - [0:0]",
@@ -63,21 +81,25 @@ def restored(plan: Plan, version: Version, *, keeper: str, instead_of: Found) ->
 
 def replaced(plan: Plan, version: Version) -> str:
     """Gives our chain exactly these rules, and leaves its place in OUTPUT as it is."""
-    return _table(f":{CHAIN} - [0:0]", *(f"-A {CHAIN} {rule}" for rule in _rules(plan, version)))
+    return _table("nat", f":{CHAIN} - [0:0]", *(f"-A {CHAIN} {rule}" for rule in _rules(plan, version)))
 
 
 def removed(what: Found) -> str:
     """Takes all of this out; empty when there is nothing."""
     chains = [*([CHAIN] if what.chain else []), *what.keepers]
     lines = [f"-D {JUMP}"] * what.jumps + [f"{how} {chain}" for chain in chains for how in ("-F", "-X")]
-    return _table(*lines) if lines else ""
+    raw_lines = [f"-D {JUMP}"] * what.raw_jumps
+    raw_lines += [f"-F {CHAIN}", f"-X {CHAIN}"] if what.raw_chain else []
+    return "".join(_table(table, *each) for table, each in (("raw", raw_lines), ("nat", lines)) if each)
 
 
-def found(saved: str) -> Found:
-    """What iptables-save(8) shows of ours."""
-    lines = saved.splitlines()
+def found(saved: str, saved_raw: str = "") -> Found:
+    """What iptables-save(8) shows of ours in table nat, and in table raw."""
+    lines, raw_lines = saved.splitlines(), saved_raw.splitlines()
     chains = [line[1:].partition(" ")[0] for line in lines if line.startswith(":")]
     return Found(
+        raw_jumps=raw_lines.count(f"-A {JUMP}"),
+        raw_chain=any(line.startswith(f":{CHAIN} ") for line in raw_lines),
         jumps=lines.count(f"-A {JUMP}"),
         chain=CHAIN in chains,
         keepers=tuple(
@@ -88,8 +110,8 @@ def found(saved: str) -> Found:
     )
 
 
-def _table(*lines: str) -> str:
-    return "\n".join(["*nat", *lines, "COMMIT", ""])
+def _table(name: str, *lines: str) -> str:
+    return "\n".join([f"*{name}", *lines, "COMMIT", ""])
 
 
 def _rules(plan: Plan, version: Version) -> Iterable[str]:

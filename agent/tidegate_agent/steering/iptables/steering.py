@@ -247,13 +247,20 @@ class IptablesSteering:
         for programs in (known,) if known else self._candidates(version):
             try:
                 there = needless(programs.look(), mine=self._netlink.port)
-                programs.restore(restored(self._plan, version, keeper=keeper, instead_of=there))
+                self._restore(programs, keeper=keeper, instead_of=there)
             except ProgramFailed as error:
                 failed.append(str(error))
                 continue
             self._programs[version] = programs
             return
         raise ProgramFailed("; ".join(failed))
+
+    def _restore(self, programs: Programs, *, keeper: str, instead_of: Found) -> None:
+        plan, version = self._plan, programs.version
+        try:
+            programs.restore(restored(plan, version, keeper=keeper, instead_of=instead_of))
+        except ProgramFailed:
+            programs.restore(restored(plan, version, keeper=keeper, instead_of=instead_of, zone=False))
 
     def _hold_the_lease(self) -> None:
         self._send([ipset.lease(version, self._lease_s) for version in self._programs])
