@@ -1,10 +1,10 @@
 """What the agent costs those it does not serve: connects and bytes elsewhere, and a neighbour's transfer.
 
-Run `.venv/bin/python benchmarks/steer.py [--rounds N] [--backends nft ebpf nft-lease iptables]` as root; it takes a node for
-each back end. The peer is one more, without an agent, which does the same things at the same hosts. The
-neighbour is nginx on an address that a steered name resolves to as well, asked under its own name: the agent
-splices that connection. eBPF programs run for every node; of the others' sockets they ask whose network they
-are in, and no more.
+Run `.venv/bin/python benchmarks/steer.py [--rounds N] [--backends nft ebpf nft-lease iptables]` as root; it
+takes a node for each back end. The peer is one more, without an agent, which does the same things at the same
+hosts. The neighbour is nginx on an address that a steered name resolves to as well, asked under its own name:
+the agent splices that connection. eBPF programs run for every node; of the others' sockets they ask whose
+network they are in, and no more.
 """
 
 from __future__ import annotations
