@@ -102,7 +102,7 @@ def agent(node: Node, registry: Registry, central: Host) -> Agent:
     node.install_trust()
     agent = node.start_agent(config).wait_steering()
     # A machine that goes on from a snapshot finds its neighbours silent for a moment.
-    until(lambda: settled(node, agent), "tier and registry are answered for", within_s=60)
+    until(lambda: settled(node, agent), "tier and registry are answered for", within_s=300)
     registry.forget()
     return agent
 

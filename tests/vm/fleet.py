@@ -43,7 +43,7 @@ WWW = "/srv/www"
 INTERNET = "/srv/internet"  # on the machine that plays it
 NODE, CENTRAL = 2, 3  # on the LAN
 CENTRAL_NAME = "central.example.org"
-SET_UP_S = 1500.0
+SET_UP_S = 3000.0
 BEFORE = "/var/tmp/before"
 READING = Path(__file__).with_name("reading.sh")
 

@@ -28,7 +28,7 @@ OPTIONS = (
     *("-o", "LogLevel=ERROR"),
     *("-o", "StrictHostKeyChecking=no"),  # the machine was made a minute ago, on this one
     *("-o", "UserKnownHostsFile=/dev/null"),
-    *("-o", "ConnectTimeout=5"),
+    *("-o", "ConnectTimeout=20"),
     *("-o", "ServerAliveInterval=5"),
     *("-o", "ControlMaster=auto"),
     *("-o", "ControlPersist=yes"),
@@ -63,7 +63,7 @@ class RemoteHost(Host):
     def answers(self) -> bool:
         """Whether a command can be run there now."""
         with contextlib.suppress(ConnectionError, TimeoutError):
-            return self.run(["true"], timeout_s=15).ok
+            return self.run(["true"], timeout_s=60).ok
         return False
 
     def wait_restarted(self, boot_id: str, within_s: float) -> None:
@@ -127,7 +127,7 @@ class RemoteHost(Host):
         *,
         env: Mapping[str, str] = {},
         stdin: bytes = b"",
-        timeout_s: float = 60,
+        timeout_s: float = 180,
         cwd: str = "/",
     ) -> Completed:
         done = self._via.run(self._ssh(self._command(argv, env, cwd)), stdin=stdin, timeout_s=timeout_s + 5)
