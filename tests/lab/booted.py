@@ -76,6 +76,7 @@ class Booted:
         assert above is not None
         self.node = node
         self._cgroup = above / f"tidegate-lab-{os.getpid()}-{node.init_pid}"
+        self._beside = self._cgroup / "lab"
         self._holder: Process | None = None
         self._leader = 0
         for unit in MASKED:
@@ -95,6 +96,9 @@ class Booted:
     def boot(self) -> None:
         """Start systemd and wait until it has started what is enabled."""
         self._cgroup.mkdir(exist_ok=True)
+        # What the lab starts on the node is below the machine's root cgroup too, as everything is.
+        self._beside.mkdir(exist_ok=True)
+        (self._beside / "cgroup.procs").write_text(str(self.node.init_pid))
         inside = "/sys/fs/cgroup/" + str(self._cgroup.relative_to("/sys/fs/cgroup"))
         enter = f"echo 0 >{inside}/cgroup.procs; exec unshare --cgroup --mount --pid --fork --kill-child=KILL"
         self._holder = self.node.spawn(
@@ -112,6 +116,9 @@ class Booted:
         if self._holder is not None:
             self._holder.close()
             self._holder = None
+        if self._beside.exists():
+            for pid in (self._beside / "cgroup.procs").read_text().split():
+                (self._cgroup.parent / "cgroup.procs").write_text(pid)
         until(lambda: not self._populated(), "the last process has ended", within_s=20)
         for folder, _, _ in os.walk(self._cgroup, topdown=False):
             with contextlib.suppress(OSError):
