@@ -78,6 +78,47 @@ def test_a_firewall_that_flushes_everything_is_noticed_and_the_rules_go_in_anew(
     assert "putting them in anew" in agent.log
 
 
+@pytest.mark.parametrize(
+    ("backend", "told"),
+    [("nft-lease", "removed the table of an agent"), ("iptables", "ended the lease of an agent")],
+)
+def test_the_supervisor_ends_steering_long_before_the_lease_does(
+    lab: Lab, node: Node, registry: Registry, backend: str, told: str
+) -> None:
+    """N4, I1: a killed agent's rules would redirect to nobody for a minute; a pull after it succeeds."""
+    node.install_trust()
+    agent = node.start_agent(f'[steering]\nbackend = "{backend}"\nlease = "60s"\n').wait_steering()
+    agent.kill()
+    until(lambda: told in agent.log, "the supervisor's word", within_s=20)
+    pull = node.pull("skopeo", SMALL)
+
+    assert pull.contents == lab.images[SMALL].contents, pull.stderr
+    agent.wait_steering()
+
+
+@pytest.mark.parametrize("backend", UNOWNED)
+def test_the_next_start_takes_out_what_two_killed_processes_left(node: Node, backend: str) -> None:
+    """I4: also one that steers by other means, or not at all."""
+    node.install_trust()
+    agent = start(node, backend)
+    with node.process(agent.pid) as process:
+        agent.supervisor.kill()
+        process.kill()
+        process.wait()
+    left = ours(node)
+    successor = node.start_agent('[steering]\nbackend = "none"\n')
+    until(lambda: not ours(node), "nothing of ours is left", within_s=20)
+    successor.stop()
+
+    assert left
+
+
+def ours(node: Node) -> list[str]:
+    """Tables, chains and sets with our name."""
+    listed = node.run(["sh", "-c", "nft list tables; iptables-save; ip6tables-save; ipset list -name"])
+    return [line for line in listed.stdout.splitlines() if "tidegate" in line]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_dockerd_that_restarts_and_writes_its_own_rules_disturbs_nothing(

@@ -126,6 +126,7 @@ def test_many_addresses_are_split_into_requests_that_fit() -> None:
         (RequestRefused(4098, doing="creating set x"), "has no such sets", "modprobe -a ip_set_hash_ipport"),
         (ProgramFailed("there is no iptables-save here"), "not installed", "apt install iptables"),
         (ProgramFailed("iptables-save: Permission denied (you must be root)"), "no right", "CAP_NET_RAW"),
+        (ProgramFailed("iptables-restore: Can't open socket to ipset."), "no right", "CAP_NET_RAW"),
         (ProgramFailed("iptables-restore: Couldn't load match `set'"), "load match", "modprobe -a"),
     ],
 )

@@ -35,9 +35,9 @@ def _of_program(said: str) -> StartRefused:
             f"iptables is not installed: {said}",
             next_step="Install it: apt install iptables, or dnf install iptables",
         )
-    if "ermission" in said or "you must be root" in said:
+    if any(words in said for words in ("ermission", "you must be root", "open socket to ipset")):
         return StartRefused(
             f"no right to change rules with iptables: {said}",
-            next_step="iptables-legacy needs CAP_NET_RAW and its lock too: docs/operations/backends.md",
+            next_step="Give it CAP_NET_RAW too, as docs/operations/backends.md shows for systemd.",
         )
     return StartRefused(said, next_step=f"Load what is missing: modprobe -a {_MODULES}")
