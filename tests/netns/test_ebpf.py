@@ -477,8 +477,9 @@ def test_without_cgroup_version_2_the_start_is_refused() -> None:
     assert "mount -t cgroup2" in said
 
 
-def test_in_a_cgroup_namespace_of_its_own_the_start_is_refused() -> None:
-    """I3: it would see its own connections redirected, and nobody else's."""
+@pytest.mark.parametrize("also", ["", "--pid --fork --mount-proc"], ids=["cgroups", "cgroups and processes"])
+def test_in_a_cgroup_namespace_of_its_own_the_start_is_refused(also: str) -> None:
+    """I3: in a container it would see its own connections redirected, and nobody else's."""
     above = cgroups()
     assert above is not None
     part = above / f"tidegate-test-{os.getpid()}"
@@ -486,7 +487,7 @@ def test_in_a_cgroup_namespace_of_its_own_the_start_is_refused() -> None:
     try:
         inside = (
             f"echo $$ >{part}/cgroup.procs; "
-            'exec unshare --cgroup --mount sh -c "umount -R /sys/fs/cgroup; '
+            f'exec unshare --cgroup --mount {also} sh -c "umount -R /sys/fs/cgroup; '
             'mount -t cgroup2 cgroup2 /sys/fs/cgroup; exec \\"\\$@\\"" sh "$@"'
         )
         said = opened("sh", "-c", inside, "sh", sys.executable, "-c", OPENED)
@@ -499,16 +500,25 @@ def test_in_a_cgroup_namespace_of_its_own_the_start_is_refused() -> None:
 
 
 def test_where_its_own_connections_are_not_seen_the_start_is_refused() -> None:
-    """I3: tried with a real connection; here the root of what is mounted is a cgroup that it is not in."""
+    """I3: tried with a real connection; here the agent is outside the cgroups that process 1 and it see."""
     above = cgroups()
     assert above is not None
     part = above / f"tidegate-test-{os.getpid()}"
-    part.mkdir()
+    (part / "first").mkdir(parents=True)
     try:
-        inside = f'mount --bind {part} {above}; exec "$@"'
-        said = opened("unshare", "--mount", "sh", "-c", inside, "sh", sys.executable, "-c", OPENED)
+        agent = (
+            f"echo 0 >{above}/cgroup.procs; umount -R /sys/fs/cgroup; "
+            'mount -t cgroup2 cgroup2 /sys/fs/cgroup; exec "$@"'
+        )
+        first = f"echo 0 >{part}/first/cgroup.procs; sh -c '{agent}' sh \"$@\"; true"
+        namespaces_of_its_own = ["unshare", "--cgroup", "--mount", "--pid", "--fork", "--mount-proc"]
+        entered = f'echo $$ >{part}/cgroup.procs; exec "$@"'
+        command = ["sh", "-c", entered, "sh", *namespaces_of_its_own, "sh", "-c", first, "sh"]
+        said = opened(*command, sys.executable, "-c", OPENED)
     finally:
-        part.rmdir()
+        for each in (part / "first", part):
+            until(lambda each=each: not (each / "cgroup.procs").read_text(), "an empty cgroup")
+            each.rmdir()
 
     assert "StartRefused: connections of this process are not seen by programs at" in said
     assert "/proc/self/cgroup" in said

@@ -109,32 +109,33 @@ def proc(folder: Path, *, mounts: str = "", first: str = "0::/init.scope\n", cap
     return folder
 
 
-UNIFIED = "30 25 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n"
-HYBRID = "31 25 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n" + UNIFIED.replace(
-    "/sys/fs/cgroup", "/sys/fs/cgroup/unified"
-)
+def unified(folder: Path) -> str:
+    """A line of mountinfo: version 2 at this folder, which is not the root of all cgroups."""
+    return f"30 25 0:26 / {folder} rw,nosuid - cgroup2 cgroup2 rw\n"
 
 
 def test_programs_are_attached_where_version_2_is_mounted(tmp_path: Path) -> None:
-    """N14: beside version 1 it is mounted below."""
-    assert root_cgroup(proc(tmp_path, mounts=UNIFIED)) == Path("/sys/fs/cgroup")
-    assert root_cgroup(proc(tmp_path, mounts=HYBRID)) == Path("/sys/fs/cgroup/unified")
+    """N14: also beside version 1, and where an init system runs in a container."""
+    version_1 = f"31 25 0:27 / {tmp_path}/memory rw - cgroup cgroup rw,memory\n"
+
+    assert root_cgroup(proc(tmp_path, mounts=version_1 + unified(tmp_path))) == tmp_path
 
 
 @pytest.mark.parametrize(
-    ("mounts", "first", "cause"),
+    ("mounted", "first", "cause"),
     [
-        ("", "0::/\n", "no cgroup2 file system is mounted here"),
-        (UNIFIED, "1:cpu:/\n0::/../../init.scope\n", "only a part of the host's cgroups"),
-        (UNIFIED, "0::/..\n", "only a part of the host's cgroups"),
+        (False, "0::/\n", "no cgroup2 file system is mounted here"),
+        (True, "1:cpu:/\n0::/../../init.scope\n", "only a part of the host's cgroups"),
+        (True, "0::/..\n", "only a part of the host's cgroups"),
+        (True, "0::/\n", "only a part of the host's cgroups"),
     ],
 )
 def test_where_other_processes_would_not_be_seen_the_start_is_refused(
-    tmp_path: Path, mounts: str, first: str, cause: str
+    tmp_path: Path, mounted: bool, first: str, cause: str
 ) -> None:
     """I3: better not at all than for the agent alone."""
     with pytest.raises(StartRefused, match=cause) as refused:
-        root_cgroup(proc(tmp_path, mounts=mounts, first=first))
+        root_cgroup(proc(tmp_path, mounts=unified(tmp_path) if mounted else "", first=first))
 
     assert 'backend = "nft"' in refused.value.next_step
 

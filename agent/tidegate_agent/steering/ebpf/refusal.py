@@ -10,7 +10,8 @@ from tidegate_core.errors import StartRefused
 USE_NFT = 'Set [steering] backend = "nft", or TIDEGATE_STEERING__BACKEND=nft.'
 _RIGHTS = {"CAP_NET_ADMIN": 12, "CAP_BPF": 39}
 _CAP_SYS_ADMIN = 21
-_OUTSIDE = ("/../", "/..")
+_OUTSIDE = "/.."
+_HIERARCHY_ROOT = 1  # the inode of the cgroup above all others
 
 
 def root_cgroup(proc: Path = Path("/proc")) -> Path:
@@ -23,9 +24,11 @@ def root_cgroup(proc: Path = Path("/proc")) -> Path:
         )
     first = (proc / "1/cgroup").read_text(errors="replace")
     path = next((line[3:] for line in first.splitlines() if line.startswith("0::")), "/")
-    if path.startswith(_OUTSIDE):
+    # A manager of services leaves the root of what it sees; a container's only program is in it.
+    alone = path == "/" and mounted.stat().st_ino != _HIERARCHY_ROOT
+    if path.startswith(_OUTSIDE) or alone:
         raise StartRefused(
-            f"this process sees only a part of the host's cgroups: process 1 is in {path}",
+            f"this process sees only a part of the host's cgroups: process 1 is in {path} of them",
             next_step=f"Run it in the host's cgroup namespace (docker run --cgroupns=host). {USE_NFT}",
         )
     return mounted
