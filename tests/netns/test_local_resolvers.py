@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from lab import Agent, Lab, Node, Process, Resolver, ask
+from lab import Agent, Lab, Node, Process, Resolver, ask, until
 from lab.local_dns import start_dnsmasq, start_tree, start_unbound
 from lab.resolver import HOST, LARGE_TXT, MISSING
 from netns.test_names import steered
@@ -127,6 +127,22 @@ def test_an_unbound_that_asks_authoritative_servers_is_steered_in_front(
     pull = node.pull("skopeo", SMALL_1)
     assert pull.contents == lab.images[SMALL_1].contents, pull.stderr
     tree.stop()
+
+
+@pytest.mark.slow
+def test_addresses_stay_steered_while_a_daemon_can_ask_nobody(
+    node: Node, resolver: Resolver, lab: Lab
+) -> None:
+    """DESIGN 4: it answers SERVFAIL at once, so it is not silent; but nobody learns the addresses again."""
+    resolver.answer(ttl_s=0)
+    start(node, "unbound")
+    start_agent(node)
+    address = f"{lab.registry.addresses['registry-1.docker.io'][0]} . 443"
+    until(lambda: address in steered(node), "the name is looked up ahead")
+    resolver.goes_dark()
+
+    with pytest.raises(TimeoutError):
+        until(lambda: address not in steered(node), "a minute of grace is over", within_s=75, every_s=1)
 
 
 @pytest.mark.parametrize("daemon", ["dnsmasq", "unbound"])
