@@ -14,7 +14,7 @@ import pytest
 from lab import Agent, Lab, Node, Process, Resolver, ask, until
 from lab.local_dns import start_dnsmasq, start_tree, start_unbound
 from lab.resolver import HOST, LARGE_TXT, MISSING
-from netns.test_names import steered
+from netns.test_names import NFT, steered
 from netns.test_resolver_setups import GOOD, ORIGIN, SMALL_1, looked_up
 
 ROOT, LEAF = "10.77.0.61", "10.77.0.62"
@@ -36,7 +36,7 @@ def at(number: int) -> IPv4Address:
 def start_agent(node: Node) -> Agent:
     node.write("/etc/resolv.conf", f"nameserver {HERE}\n")
     node.install_trust()
-    return node.start_agent().wait_steering()
+    return node.start_agent(NFT).wait_steering()
 
 
 def serves(node: Node, agent: Agent, lab: Lab) -> bool:

@@ -19,6 +19,9 @@ from lab.resolver import DOMAIN, HOST, LARGE_TXT, MISSING, SERVFAIL
 WILD = "eu.gcr.io"
 """Below `*.gcr.io`: steered, but not known before somebody asks."""
 
+NFT = '[steering]\nbackend = "nft"\n'
+"""The back end whose sets `steered` can read."""
+
 ASKER = """
 import json, socket, struct, sys
 
@@ -158,7 +161,7 @@ def questions(
 
 def start_agent(node: Node) -> Agent:
     node.install_trust()
-    return node.start_agent().wait_steering()
+    return node.start_agent(NFT).wait_steering()
 
 
 def test_other_names_resolve_to_the_same_bytes(node: Node, dual_stack: Resolver) -> None:

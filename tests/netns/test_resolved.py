@@ -18,7 +18,7 @@ from lab.booted import Booted
 from lab.local_dns import start_dnsmasq, start_unbound
 from lab.resolved import STUB, Resolved
 from lab.resolver import HOST, LARGE_TXT
-from netns.test_names import steered
+from netns.test_names import NFT, steered
 from netns.test_resolver_setups import GOOD, ORIGIN, SMALL_1
 
 VPN, ENCRYPTED = "10.77.0.64", "10.77.0.65"
@@ -48,7 +48,7 @@ class Site:
     def restart_agent(self) -> None:
         """It has learned nothing then, but what it looks up ahead."""
         self.agent.stop()
-        self.agent = self.node.start_agent().wait_steering()
+        self.agent = self.node.start_agent(NFT).wait_steering()
 
     def follows(self, *servers: str) -> None:
         until(lambda: self.agent.status()["dns"]["resolvers"] == [STUB, *servers], f"{servers} are followed")
@@ -77,7 +77,7 @@ def session_site(session_lab: Lab) -> Iterator[Site]:
             resolved = Resolved(machine, [GOOD])
             resolved.stub()
             node.install_trust()
-            yield Site(session_lab, node, machine, resolved, node.start_agent().wait_steering())
+            yield Site(session_lab, node, machine, resolved, node.start_agent(NFT).wait_steering())
     finally:
         for process in (vpn, encrypted):
             process.stop()

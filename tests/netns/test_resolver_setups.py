@@ -17,7 +17,7 @@ from lab import Agent, Host, Lab, Node, Resolver, ask, until
 from lab.local_dns import start_dnsmasq
 from lab.network import on_the_lan
 from lab.resolver import HOST
-from netns.test_names import steered
+from netns.test_names import NFT, steered
 
 GOOD, OTHER = "10.77.0.53", "10.77.0.54"
 SILENT, REFUSING, TCP_ONLY = "10.77.0.55", "10.77.0.56", "10.77.0.57"
@@ -93,7 +93,7 @@ def looked_up(node: Node, name: str, *, timeout_s: float = 60) -> set[str]:
 
 def start_agent(node: Node) -> Agent:
     node.install_trust()
-    return node.start_agent().wait_steering()
+    return node.start_agent(NFT).wait_steering()
 
 
 def seconds(node: Node, name: str) -> float:
