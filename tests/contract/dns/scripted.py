@@ -94,12 +94,21 @@ class ScriptedResolver:
 
     async def start(self) -> "ScriptedResolver":
         loop = asyncio.get_running_loop()
-        self._tcp = await asyncio.start_server(self._converse, str(self.address), self.port)
-        self.port = self._tcp.sockets[0].getsockname()[1]
+        listener = self._bound(socket.SOCK_STREAM)
+        self.port = listener.getsockname()[1]
+        self._tcp = await asyncio.start_server(self._converse, sock=listener)
         self._udp, _ = await loop.create_datagram_endpoint(
-            lambda: _Datagrams(self), local_addr=(str(self.address), self.port)
+            lambda: _Datagrams(self), sock=self._bound(socket.SOCK_DGRAM)
         )
         return self
+
+    def _bound(self, kind: socket.SocketKind) -> socket.socket:
+        """Bound here: a loop would look a scope up in a thread, which may be in another namespace."""
+        sock = socket.socket(family_of(self.address), kind | socket.SOCK_NONBLOCK)
+        if kind == socket.SOCK_STREAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(socket_address(self.address, self.port))
+        return sock
 
     async def stop(self) -> None:
         """From now on the host refuses."""

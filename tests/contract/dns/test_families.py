@@ -27,7 +27,7 @@ from contract.dns.scripted import (
     question,
     read_framed,
 )
-from tidegate_dns.address import LearnedAddress
+from tidegate_dns.address import LearnedAddress, connect, exempt_tcp_socket
 from tidegate_dns.lookup import Lookup
 from tidegate_dns.policy import PROBE_ADDRESS
 
@@ -88,7 +88,9 @@ def test_a_link_local_resolver_is_served_at_this_hosts_own_address_on_the_link(s
             with UdpClient(str(landing.address), landing.udp_port) as client:
                 client.send(question())
                 assert await client.receive() == answer(question(), "192.0.2.7")
-            reader, writer = await asyncio.open_connection(f"fe80::1%{zone}", landing.tcp_port)
+            sock = exempt_tcp_socket(landing.address, lambda _: None)
+            await connect(sock, landing.address, landing.tcp_port)
+            reader, writer = await asyncio.open_connection(sock=sock)
             writer.write(framed(question()))
             assert await read_framed(reader) == answer(question(), "192.0.2.7")
             writer.close()
