@@ -17,7 +17,9 @@ from .process import Process
 from .waiting import until
 
 FOLDER = "/etc/own-registry"
-_LINE = re.compile(r'"(?P<method>[A-Z]+) (?P<path>/\S*) HTTP/1\.[01]" (?P<status>\d{3})')
+_LINE = re.compile(
+    r'(?P<peer>\S+) - - \[[^\]]*\] "(?P<method>[A-Z]+) (?P<path>/\S*) HTTP/1\.[01]" (?P<status>\d{3})'
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,7 @@ class Asked:
     method: str
     path: str
     status: int
+    peer: str
 
 
 class OwnRegistry(Node):
@@ -74,7 +77,7 @@ class OwnRegistry(Node):
         """What the one on this port was asked since `publish` or `forget`."""
         lines = self._processes[port].log[self._log_from[port] :].splitlines()
         return [
-            Asked(method=found["method"], path=found["path"], status=int(found["status"]))
+            Asked(method=found["method"], path=found["path"], status=int(found["status"]), peer=found["peer"])
             for line in lines
             if (found := _LINE.search(line))
         ]

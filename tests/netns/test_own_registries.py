@@ -159,6 +159,30 @@ def test_a_wildcard_stands_for_one_label(lab: Lab, node: Node, name: str) -> Non
     assert not node.pull("skopeo", f"{deep}/project/tool:1").ok
 
 
+@pytest.mark.parametrize("scheme", ["https", "http"])
+def test_a_central_tier_fetches_from_registries_of_ones_own(
+    lab: Lab, node: Node, own: OwnRegistry, scheme: str
+) -> None:
+    """C24, T3: it is configured alike, and the port travels in `ns`; the node asks only who may read."""
+    own.serve(5000, scheme)
+    image = own.publish(SINGLE, "team/single", port=5000)
+    allow_plain_http(node, *([f"{NAME}:5000"] if scheme == "http" else []))
+    central = lab.add_central()
+    central.write(CA, own.authority.anchor)
+    central.start(table(scheme, 5000))
+    node.write("/etc/tidegate/central.pem", central.ca)
+    tier = f'[[upstream]]\nkind = "central"\nurl = "{central.mirror}"\nca = "/etc/tidegate/central.pem"\n'
+    steering(node, own, table(scheme, 5000) + tier)
+    own.forget(5000)
+
+    pull = node.pull("skopeo", f"{NAME}:5000/team/single:1")
+
+    assert pull.contents == image.contents, pull.stderr
+    blobs = {each.peer for each in own.asked(5000) if "/blobs/" in each.path and each.method == "GET"}
+    assert {peer.rpartition(":")[0] or peer for peer in blobs} <= {str(central.interfaces[0].ip)}
+    assert blobs
+
+
 def test_a_ca_that_cannot_be_read_keeps_the_agent_from_starting(node: Node) -> None:
     """C24, DESIGN 9: with what to look at; nothing is steered half."""
     agent = node.start_agent(table("https", 5000))
