@@ -199,7 +199,7 @@ def test_nobody_else_gets_in(lab: Lab, node: Node, friend: Node) -> None:
     other.run(["ip", "route", "add", "172.30.0.0/24", "via", "10.77.0.2"]).or_raise()
     for address in (bridge_address, "10.77.0.2"):
         dialled = other.run(["curl", "-sSk", "--max-time", "5", f"https://{address}:8443/v2/"])
-        assert not dialled.ok
+        assert dialled.exit_code in (7, 28), "there is nobody to connect to"
     # The one-eyed case: routed through the node, to a registry's address, from outside.
     other.run(["ip", "route", "replace", "203.0.113.0/24", "via", "10.77.0.2"]).or_raise()
     shown = other.run(["curl", "-sSkv", "-o", "/dev/null", "--max-time", "5", f"https://{REGISTRY}/v2/"])
