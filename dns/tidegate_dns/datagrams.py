@@ -1,7 +1,8 @@
 """Many datagrams with two system calls: recvmmsg(2) and sendmmsg(2), which Python's sockets do not offer.
 
-Each datagram has a slot of its own memory, and is answered from there to whom it came from, so that an
-address need never become Python's. Knows nothing of DNS. Linux only, like the rest of the responder.
+Each datagram has a slot of its own memory, and is answered from there to whom it came from, so that neither
+its address nor its first two octets, which an answer repeats, need ever become Python's. Knows nothing else
+of DNS. Linux only, like the rest of the responder.
 """
 
 import ctypes
@@ -10,6 +11,7 @@ import socket
 import struct
 
 _SLOT = 1 << 16  # no datagram is larger
+_HEAD = 2  # the octets that an answer repeats
 _ADDRESS = 28  # struct sockaddr_in6, the larger of the two
 
 
@@ -44,13 +46,13 @@ _libc.sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.
 class Datagrams:
     """What one socket receives at once, at most `count`, and what is sent in return.
 
-    The memory is only touched as far as datagrams are long. Use: `receive`, any number of `reply`, `send`.
+    The memory is only touched as far as datagrams are long. Use: `receive`, any number of `reply`, `send`;
+    `whole` and `sender` of a datagram before it is replied to.
     """
 
     def __init__(self, sock: socket.socket, count: int) -> None:
         self._sock = sock
         self._count = count
-        self._received = 0
         self._replies: list[int] = []
         memory = mmap.mmap(-1, count * _SLOT)
         addresses = ctypes.create_string_buffer(count * _ADDRESS)
@@ -68,18 +70,29 @@ class Datagrams:
         self._buffer_lengths, self._lengths = self._buffers.cast("L"), self._datagrams.cast("I")
         self._fresh = bytes(self._buffers), bytes(self._datagrams)
         self._at = ctypes.addressof(datagrams)
+        self._starts = range(0, count * _SLOT, _SLOT)
 
     def receive(self) -> list[bytes]:
-        """What has arrived, oldest first; nothing when nothing has, or the socket has an error to tell."""
+        """What has arrived, oldest first, each behind its first two octets.
+
+        Nothing when nothing has, or the socket has an error to tell.
+        """
         # The kernel shortens the lengths that it is given, and a reply does.
         self._buffers[:], self._datagrams[:] = self._fresh
         self._replies.clear()
         received = _libc.recvmmsg(self._sock.fileno(), self._at, self._count, socket.MSG_DONTWAIT, None)
-        memory, lengths = self._memory, self._lengths
+        memory = self._memory
+        # -1 have been received when there are none.
+        lengths = self._lengths[_LENGTH : max(0, received) * _LENGTHS : _LENGTHS]
         return [
-            memory[number * _SLOT : number * _SLOT + lengths[number * _LENGTHS + _LENGTH]].tobytes()
-            for number in range(received)  # -1 when there are none
+            memory[start + _HEAD : start + length].tobytes()
+            for start, length in zip(self._starts, lengths, strict=False)
         ]
+
+    def whole(self, number: int) -> bytes:
+        """A datagram with its first two octets."""
+        start = number * _SLOT
+        return self._memory[start : start + self._lengths[number * _LENGTHS + _LENGTH]].tobytes()
 
     def sender(self, number: int) -> tuple[str, int] | tuple[str, int, int, int]:
         """Where a datagram came from, as the socket module has it."""
@@ -90,11 +103,15 @@ class Datagrams:
         flow, scope = struct.unpack_from("!I", address, 4)[0], struct.unpack_from("=I", address, 24)[0]
         return socket.inet_ntop(socket.AF_INET6, address[8:24]), port, flow, scope
 
-    def reply(self, number: int, message: bytes) -> None:
-        """Have `message` sent to the sender of a datagram, in whose place it is written; in rising order."""
-        start = number * _SLOT
-        self._memory[start : start + len(message)] = message
-        self._buffer_lengths[2 * number + 1] = len(message)
+    def reply(self, number: int, rest: bytes) -> None:
+        """Have the first two octets of a datagram, and `rest`, sent to its sender; in rising order.
+
+        It is written in the datagram's place.
+        """
+        start = number * _SLOT + _HEAD
+        end = start + len(rest)
+        self._memory[start:end] = rest
+        self._buffer_lengths[2 * number + 1] = end - start + _HEAD
         self._replies.append(number)
 
     def send(self) -> int:

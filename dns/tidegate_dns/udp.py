@@ -81,17 +81,17 @@ class UdpPort:
         warm = self.resolver.udp.by_query
         now = self._clock()
         others: list[tuple[bytes, Peer]] = []
-        hits = 0
-        for number, query in enumerate(self._datagrams.receive()):
-            kept = warm.get(query[2:])
+        datagrams = self._datagrams
+        received = datagrams.receive()
+        for number, behind_id in enumerate(received):
+            kept = warm.get(behind_id)
             if kept is None or now >= kept.rendered_until:
-                others.append((query, self._datagrams.sender(number)))
+                others.append((datagrams.whole(number), datagrams.sender(number)))
             else:
-                hits += 1
-                self._datagrams.reply(number, query[:2] + kept.rendered)
-        if hits:
+                datagrams.reply(number, kept.rendered)
+        if hits := len(received) - len(others):
             self._observe("hit", hits)
-            if lost := hits - self._datagrams.send():
+            if lost := hits - datagrams.send():
                 self._observe("undelivered", lost)
         for query, client in others:
             # Each by itself: they have left the socket, and one that fails must not take the others along.

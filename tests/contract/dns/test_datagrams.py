@@ -28,9 +28,12 @@ def test_each_sender_gets_its_own_answer(sockets: list[socket.socket]) -> None:
     datagrams = Datagrams(server, 8)
     for round_ in (b"first ", b"second, longer than what was answered first "):
         for number, client in enumerate(clients):
-            client.sendto(round_ + bytes([number]) * number, server.getsockname())
+            client.sendto(bytes([77, number]) + round_ + bytes([number]) * number, server.getsockname())
 
         received = datagrams.receive()
+        assert [datagrams.whole(number) for number in range(4)] == [
+            bytes([77, number]) + behind for number, behind in enumerate(received)
+        ]
         for number in (0, 1, 3):
             datagrams.reply(number, received[number] + b" answered")
 
@@ -38,7 +41,7 @@ def test_each_sender_gets_its_own_answer(sockets: list[socket.socket]) -> None:
         assert datagrams.send() == 3
         for number in (0, 1, 3):
             answer, told_by = clients[number].recvfrom(100)
-            assert answer == received[number] + b" answered"
+            assert answer == bytes([77, number]) + received[number] + b" answered"
             assert told_by == server.getsockname()
         assert [datagrams.sender(number) for number in range(4)] == [each.getsockname() for each in clients]
     clients[2].setblocking(False)
@@ -53,7 +56,7 @@ def test_no_more_than_asked_for_is_taken_and_nothing_when_there_is_nothing(
     server, client, *_ = sockets
     datagrams = Datagrams(server, 3)
     for number in range(5):
-        client.sendto(bytes([number]), server.getsockname())
+        client.sendto(b"id" + bytes([number]), server.getsockname())
 
     assert datagrams.receive() == [b"\0", b"\1", b"\2"]
     assert datagrams.receive() == [b"\3", b"\4"]
@@ -69,10 +72,23 @@ def test_an_answer_that_cannot_be_sent_costs_the_others_nothing(sockets: list[so
         client.sendto(b"query", server.getsockname())
     datagrams.receive()
     for number in range(4):
-        datagrams.reply(number, bytes(65530) if number in (0, 2) else b"answer")
+        datagrams.reply(number, bytes(65528) if number in (0, 2) else b"answer")
 
     assert datagrams.send() == 2
-    assert (clients[1].recv(100), clients[3].recv(100)) == (b"answer", b"answer")
+    assert (clients[1].recv(100), clients[3].recv(100)) == (b"quanswer", b"quanswer")
+
+
+@pytest.mark.parametrize("scrap", [b"", b"i", b"id"])
+def test_a_scrap_is_what_it_is(sockets: list[socket.socket], scrap: bytes) -> None:
+    """I8: shorter than what an answer repeats, after one that was longer."""
+    server, client, *_ = sockets
+    datagrams = Datagrams(server, 2)
+    for message in (b"a longer one", scrap):
+        client.sendto(message, server.getsockname())
+        received = datagrams.receive()
+
+    assert received == [b""]
+    assert datagrams.whole(0) == scrap
 
 
 def test_the_largest_datagram_arrives_whole(sockets: list[socket.socket]) -> None:
@@ -83,4 +99,7 @@ def test_the_largest_datagram_arrives_whole(sockets: list[socket.socket]) -> Non
     client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     client.sendto(largest, server.getsockname())
 
-    assert Datagrams(server, 2).receive() == [largest]
+    datagrams = Datagrams(server, 2)
+
+    assert datagrams.receive() == [largest[2:]]
+    assert datagrams.whole(0) == largest
