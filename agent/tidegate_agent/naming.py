@@ -6,7 +6,7 @@ Follows the resolvers that the system uses and its hosts file; never chooses, ne
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 
 import structlog
@@ -20,7 +20,12 @@ from tidegate_agent.resolved import asked_without_dns, links_are_hidden, over_tl
 from tidegate_agent.resolvers import Resolvers, ResolverWatch
 from tidegate_agent.steering import Steering, SteeringFailed
 from tidegate_agent.steering.eligibility import SINKHOLE
-from tidegate_agent.unsteerable import Unsteerable, unseen_behind_resolved, unsteerable
+from tidegate_agent.unsteerable import (
+    Unsteerable,
+    left_on_their_link,
+    unseen_behind_resolved,
+    unsteerable,
+)
 from tidegate_dns.address import IPAddress, LearnedAddress
 from tidegate_dns.lookup import Lookup, NameNotFound, ResolverUnreachable
 from tidegate_dns.responder import Responder
@@ -145,9 +150,10 @@ class Naming:
 
     def unsteerable(self) -> tuple[Unsteerable, ...]:
         """What this host shows of look-ups and connections that cannot be steered."""
-        unseen: Iterable[Unsteerable] = ()
+        links = [landing.resolver for landing in self._responder.linked]
+        unseen = [*left_on_their_link(links, self._steering.backend)]
         if self._watch is not None and self._zone.wildcard_parents and asked_without_dns():
-            unseen = unseen_behind_resolved(
+            unseen += unseen_behind_resolved(
                 over_tls=over_tls(), servers=resolved_servers(), links_are_hidden=links_are_hidden()
             )
         return unsteerable(unserved=self._responder.unserved, hosts=self._steered_hosts(), unseen=unseen)

@@ -32,6 +32,17 @@ def unsteerable(
     return (*_resolvers(unserved), *_hosts_file(hosts), *unseen)
 
 
+def left_on_their_link(linked: Iterable[IPAddress], backend: str) -> Iterator[Unsteerable]:
+    """The link-local resolvers, where the back end cannot send their queries to us on their link."""
+    if backend == "iptables":
+        for address in linked:
+            yield Unsteerable(
+                what=f"resolver {address}",
+                why="its queries go direct: iptables cannot take them to an address of its link",
+                next_step='set steering.backend to "nft" where the kernel has nf_tables',
+            )
+
+
 def unseen_behind_resolved(
     *, over_tls: str, servers: Iterable[ResolvedServer], links_are_hidden: bool
 ) -> Iterator[Unsteerable]:
@@ -66,11 +77,12 @@ def _unseen(what: str, why: str, or_else: str) -> Unsteerable:
 def _resolvers(unserved: Mapping[IPAddress, str]) -> Iterator[Unsteerable]:
     for address, why in unserved.items():
         interface = interface_of(address)
-        looking = f"ip -6 address show dev {interface}" if interface else "ip address show dev lo"
         yield Unsteerable(
             what=f"resolver {address}",
             why=f"its queries go direct: {why}",
-            next_step=looking,
+            next_step=f"ip -6 address show dev {interface} shows whether there is an address like fe80::..."
+            if interface
+            else "list fewer servers; ip address show dev lo shows whether there are 127.0.0.1 and ::1",
         )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tidegate_agent.hosts import HostsFile, parse_hosts
 from tidegate_agent.resolved import ResolvedServer
-from tidegate_agent.unsteerable import unseen_behind_resolved, unsteerable
+from tidegate_agent.unsteerable import left_on_their_link, unseen_behind_resolved, unsteerable
 
 HOSTS = """
 127.0.0.1       localhost
@@ -70,6 +70,16 @@ def test_each_finding_says_what_and_why_and_what_to_do() -> None:
     ]
     assert "no interface with this name" in findings[0].why
     assert all(found.why and found.next_step for found in findings)
+
+
+def test_a_back_end_that_cannot_reach_a_link_says_so() -> None:
+    """N12, N15: iptables alone."""
+    linked = [ip_address("fe80::1%eth0")]
+
+    (finding,) = left_on_their_link(linked, "iptables")
+    assert finding.what == "resolver fe80::1%eth0"
+    assert 'steering.backend to "nft"' in finding.next_step
+    assert not [*left_on_their_link(linked, "nft")]
 
 
 def test_a_host_in_plain_sight_has_nothing_to_find() -> None:
