@@ -5,7 +5,6 @@ kernel closes first when the process dies: a connection that came to closed list
 """
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -45,13 +44,13 @@ class Hooks:
 
     def __init__(self) -> None:
         """Load everything; raises BpfError, and then nothing is left."""
-        self.maps: Mapping[str, Map] = {}
+        self.maps: dict[str, Map] = {}
         self._programs: list[tuple[int, Hook]] = []
         self._links: list[int] = []
         object_file = compiled()
         try:
             for name, definition in object_file.maps.items():
-                self.maps = {**self.maps, name: Map(f"tide_{name}", definition)}
+                self.maps[name] = Map(f"tide_{name}", definition)
             descriptors = {name: each.fd for name, each in self.maps.items()}
             for hook in HOOKS:
                 code = object_file.programs[hook.section].linked(descriptors)
@@ -83,6 +82,5 @@ class Hooks:
         self.detach()
         while self._programs:
             os.close(self._programs.pop()[0])
-        for each in self.maps.values():
-            each.close()
-        self.maps = {}
+        while self.maps:
+            self.maps.popitem()[1].close()
