@@ -28,12 +28,15 @@ class SteeredAddresses:
         clock: Callable[[], float],
         stale_max_s: float,
         learned: Callable[[int], None],
+        ipv6: bool = True,
     ) -> None:
+        """`ipv6`: connections over it can be redirected, because this host's loopback has it."""
         self._steering = steering
         self._ports = ports
         self._clock = clock
         self._stale_max_s = stale_max_s
         self._learned = learned
+        self._ipv6 = ipv6
         self._last_seen: dict[Endpoint, float] = {}
         self._held_until: dict[Endpoint, float] = {}
         self._since: dict[Endpoint, float] = {}
@@ -56,12 +59,13 @@ class SteeredAddresses:
     def learn(self, name: str, addresses: Sequence[LearnedAddress]) -> None:
         """Steer the addresses of a host; returns when the kernel has them. Raises SteeringFailed."""
         now = self._clock()
-        learned = [
+        named = [
             (Endpoint(found.address, port), found.ttl_s + GRACE_S)
             for found in addresses
             if found.address != SINKHOLE
             for port in self._ports(name)
         ]
+        learned = [each for each in named if self._ipv6 or each[0].address.version == 4]
         self._steering.add(learned)
         self._learned(len(learned))
         for endpoint, hold_s in learned:
@@ -71,6 +75,7 @@ class SteeredAddresses:
             names = self._names.setdefault(endpoint, set())
             if len(names) < _MAX_NAMES:
                 names.add(name)
+        for endpoint, _ in named:
             self._ever[endpoint] = None
             self._ever.move_to_end(endpoint)
         while len(self._last_seen) > _MAX_ENDPOINTS:

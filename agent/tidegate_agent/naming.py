@@ -18,6 +18,7 @@ from tidegate_agent.hosts import HostsFile
 from tidegate_agent.names import keep_names_steered
 from tidegate_agent.resolved import asked_without_dns, links_are_hidden, over_tls, resolved_servers
 from tidegate_agent.resolvers import Resolvers, ResolverWatch
+from tidegate_agent.sockets import has_ipv6_loopback
 from tidegate_agent.steering import Steering, SteeringFailed
 from tidegate_agent.steering.eligibility import SINKHOLE
 from tidegate_agent.unsteerable import (
@@ -71,6 +72,7 @@ class Naming:
             clock=time.monotonic,
             stale_max_s=stale_max_s,
             learned=activity.learned,
+            ipv6=has_ipv6_loopback(),
         )
         self._responder = Responder(
             zone=self._zone,

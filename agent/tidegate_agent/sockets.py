@@ -15,6 +15,16 @@ _BACKLOG = 1024
 _DIAL_TIMEOUT_S = 30.0
 
 
+def has_ipv6_loopback() -> bool:
+    """Whether a connection over IPv6 can be redirected to this host at all."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 def listen(port: int) -> list[socket.socket]:
     """Listeners on loopback in both families (IPv6 where there is any); raises StartRefused."""
     return listen_on(

@@ -167,6 +167,21 @@ def test_a_node_without_ipv6_is_steered_too(lab: Lab, node: Node, registry: Regi
     assert not bytes_come_directly(node, registry)
 
 
+def test_where_loopback_has_no_ipv6_connections_over_it_go_direct(
+    node: Node, registry: Registry, resolver: Resolver
+) -> None:
+    """N12, I1: there is nothing to redirect them to; IPv4 is steered as ever."""
+    resolver.answer(dual_stack=True)
+    node.run(["sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6"]).or_raise()
+    node.install_trust()
+    agent = node.start_agent().wait_steering()
+    for family in ("-6", "-4"):
+        node.run(["curl", family, "-sS", "-o", "/dev/null", "https://registry-1.docker.io/v2/"]).or_raise()
+
+    steered = agent.metrics()['tidegate_connections_total{outcome="intercepted",reason="steered"}']
+    assert steered == 1
+
+
 def test_it_steers_soon_after_its_start(node: Node) -> None:
     """I3: from exec to the log line that says so, five times; the benchmark holds the target of 1 s."""
     node.install_trust()

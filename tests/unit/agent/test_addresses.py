@@ -162,3 +162,21 @@ def test_what_the_kernel_lost_is_steered_again_for_what_was_left_of_it(world: Wo
     world.steering.ends.clear()
     world.addresses.restore()
     assert world.steering.ends == {}
+
+
+def test_where_loopback_has_no_ipv6_its_addresses_are_known_and_not_steered() -> None:
+    """N12, I1: a redirected connection would find nobody, and wait."""
+    steering = RecordingSteering(lambda: 0.0)
+    addresses = SteeredAddresses(
+        steering=steering,
+        ports=lambda _: (443,),
+        clock=lambda: 0.0,
+        stale_max_s=STALE_MAX_S,
+        learned=lambda _: None,
+        ipv6=False,
+    )
+    addresses.learn("ghcr.io", [LearnedAddress(ADDRESS, 30), LearnedAddress(ip_address("2001:db8::1"), 30)])
+
+    assert steering.steered() == {Endpoint(ADDRESS, 443)}
+    assert addresses.knows(Endpoint.of("2001:db8::1", 443))
+    assert addresses.steered_for_s(Endpoint.of("2001:db8::1", 443)) is None
