@@ -20,7 +20,7 @@ import uvloop
 
 from tidegate_agent.activity import Activity
 from tidegate_agent.admin import Admin, Orders
-from tidegate_agent.backend import steering_of, tell_of
+from tidegate_agent.backend import choose, tell_of
 from tidegate_agent.bypass import CAUSES, BypassWatch, Cause, Segment, why_bypassed
 from tidegate_agent.clients import Clients, Everybody, ForwardedClients, TrustedSince
 from tidegate_agent.clients.anchor_time import anchor_clock
@@ -164,7 +164,8 @@ class Agent:
         activity.steering_errors.update(dict.fromkeys(FAILURES, 0))
         known = registries_of(config.registry, system=system_bundle())
         registries = Registries(known)
-        steering = steering_of(config, keeper)
+        choice = choose(config, keeper)
+        steering = choice.steering
         authority = Authority.load_or_create(
             config.authority_dir,
             hosts=config.host_patterns,
@@ -253,7 +254,6 @@ class Agent:
             parts.callback(listener.close)
         parts.callback(steering.close)
         steering.open()
-        tell_of(steering)
         naming.steer()
         if config.steering.backend != "none":
             parts.callback(watch.close)
@@ -330,6 +330,7 @@ class Agent:
         address = config.admin.listen
         await admin.open(socket_path=config.socket_path, host=str(address.address), port=address.port)
         open_journal(journal)
+        tell_of(choice)
         return agent
 
     def pause(self, pause: Pause) -> None:

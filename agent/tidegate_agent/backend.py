@@ -10,8 +10,8 @@ import structlog
 
 from tidegate_agent.config import AgentConfig
 from tidegate_agent.own_traffic import exemption
-from tidegate_agent.steering import Backend, IptablesSteering, Keeper, Steering, built, chosen
-from tidegate_agent.steering.choice import is_tracked, order
+from tidegate_agent.steering import Backend, IptablesSteering, Keeper, built, chosen
+from tidegate_agent.steering.choice import Choice, is_tracked, order
 
 
 def backend_of(config: AgentConfig, name: str, keeper: Keeper | None = None) -> Backend:
@@ -26,20 +26,18 @@ def backend_of(config: AgentConfig, name: str, keeper: Keeper | None = None) -> 
     )
 
 
-def steering_of(config: AgentConfig, keeper: Keeper | None) -> Steering:
+def choose(config: AgentConfig, keeper: Keeper | None) -> Choice:
     """The configured back end, or the best; not open. Raises StartRefused where `auto` finds none."""
-    choice = chosen(wanted(config), lambda name: backend_of(config, name, keeper))
-    log = structlog.get_logger()
-    log.info("steering backend", backend=choice.steering.backend, configured=config.steering.backend)
+    return chosen(wanted(config), lambda name: backend_of(config, name, keeper))
+
+
+def tell_of(choice: Choice) -> None:
+    """Once it is open: what steers, why not another, and what of this host it cannot steer, in the log."""
+    log, steering = structlog.get_logger(), choice.steering
+    log.info("steering backend", backend=steering.backend)
     for name, cause in choice.passed_over.items():
         log.info("steering backend passed over", backend=name, cause=cause)
-    return choice.steering
-
-
-def tell_of(steering: Steering) -> None:
-    """After `open`: what of this host the back end cannot steer, in the log."""
     if isinstance(steering, IptablesSteering):
-        log = structlog.get_logger()
         log.info("rules are put in by", program=steering.program)
         if steering.without_ipv6:
             log.warning(

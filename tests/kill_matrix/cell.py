@@ -102,6 +102,14 @@ def all_cells(backend: str = "nft") -> Iterator[Cell]:
                     yield Cell(client=client, moment=moment, death=death, backend=backend)
 
 
+def few_cells(backend: str) -> list[Cell]:
+    """One connection, and the deaths that differ most from back end to back end."""
+    return [
+        Cell(client=RAW, moment="TLS handshake", death=death, backend=backend)
+        for death in ("SIGKILL", "SIGSTOP", "both killed")
+    ]
+
+
 def some_cells(backend: str = "nft") -> list[Cell]:
     """Every moment with every death once, the clients taking turns."""
     chosen = []

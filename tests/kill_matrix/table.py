@@ -23,7 +23,6 @@ HEAD = (
     "left",
 )
 
-TITLE = "# The kill matrix\n"
 MEASURED = "Measured on "
 """Begins the line from which on a document is written anew; what stands above it is written by people."""
 
@@ -59,8 +58,11 @@ def markdown(matrix: Sequence[Seen], *, before: str = "") -> str:
     text, _, _ = before.partition(f"\n{MEASURED}")
     lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     lines += [f"| {' | '.join(row)} |" for row in rows(matrix)]
-    measured = f"\n{MEASURED}Linux {platform.release()}, {os.cpu_count()} cores, {len(matrix)} cells.\n\n"
-    return (text or TITLE) + measured + "\n".join(lines) + "\n"
+    backend = ", ".join(dict.fromkeys(seen.cell.backend for seen in matrix))
+    title = f"# The kill matrix: {backend}\n\n[What it shows, and how to get it.](kill-matrix.md)\n"
+    machine = f"Linux {platform.release()}, {os.cpu_count()} cores"
+    measured = f"\n{MEASURED}{machine}, {len(matrix)} cells, {backend}.\n\n"
+    return (text or title) + measured + "\n".join(lines) + "\n"
 
 
 def as_json(matrix: Sequence[Seen]) -> str:

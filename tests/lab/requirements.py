@@ -12,6 +12,8 @@ PROGRAMS = {
     "unshare": "util-linux",
     "setpriv": "util-linux",
     "nft": "nftables",
+    "iptables": "iptables",
+    "ipset": "ipset",
     "dnsmasq": "dnsmasq-base",
     "docker-registry": "docker-registry",
     "skopeo": "skopeo",

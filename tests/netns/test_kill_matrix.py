@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kill_matrix.cell import DEATHS, MOMENTS, Cell, all_cells, some_cells
+from kill_matrix.cell import BACKENDS, DEATHS, MOMENTS, Cell, all_cells, few_cells, some_cells
 from kill_matrix.stage import play
 from lab import Lab
 
@@ -23,8 +23,16 @@ def test_whatever_a_client_does_a_death_costs_it_little_and_leaves_nothing(lab: 
     assert complaints(lab, cells) == {}
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+def test_deaths_with_the_other_back_ends_stay_within_the_bounds(lab: Lab, backend: str) -> None:
+    """N4, N5, N14, I1, I4: those whose end differs most; the slow ring has the rest."""
+    assert complaints(lab, few_cells(backend)) == {}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_no_cell_of_the_whole_matrix_hangs_or_leaves_anything(lab: Lab) -> None:
-    """N4, N5, N18, I1, I4: every client in every moment with every death."""
-    assert complaints(lab, list(all_cells())) == {}
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_cell_of_the_whole_matrix_hangs_or_leaves_anything(lab: Lab, backend: str) -> None:
+    """N4, N5, N14, N18, I1, I4: every client in every moment with every death."""
+    assert complaints(lab, list(all_cells(backend))) == {}

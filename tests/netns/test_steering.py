@@ -56,7 +56,11 @@ def node(namespaces: tuple[Namespace, Namespace]) -> Iterator[Namespace]:
     empty(namespaces[0])
 
 
-@pytest.fixture(params=BACKENDS)
+# What nft-lease has in common with nft is tried in the slow ring: it is the same code but for one flag.
+IN_TURN = [pytest.param(name, marks=[pytest.mark.slow] if name == "nft-lease" else []) for name in BACKENDS]
+
+
+@pytest.fixture(params=IN_TURN)
 def backend(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name

@@ -15,7 +15,7 @@ from tidegate_agent.steering.backend import NoSteering, Steering
 from tidegate_agent.steering.claim import AnotherSteers
 from tidegate_agent.steering.ebpf import EbpfSteering
 from tidegate_agent.steering.exemption import Exemption
-from tidegate_agent.steering.iptables import IptablesSteering
+from tidegate_agent.steering.iptables.steering import IptablesSteering
 from tidegate_agent.steering.keeper import Keeper
 from tidegate_agent.steering.nft import NftSteering
 from tidegate_core.errors import StartRefused

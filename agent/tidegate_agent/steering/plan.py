@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TYPE_CHECKING
 
 from tidegate_agent.steering.exemption import Exemption
 from tidegate_agent.steering.forwarded import Forwarded
-from tidegate_dns.address import Landing
 from tidegate_dns.zone import Zone
 from tidegate_proxy.endpoint import Endpoint, IPAddress
+
+if TYPE_CHECKING:
+    from tidegate_dns.address import Landing  # its module brings asyncio along, which the supervisor spares
 
 TABLE = "tidegate"
 KEEPER = "tidegate_keeper"
@@ -46,9 +49,9 @@ class Plan:
     """The names whose questions go to the resolvers' ports."""
     dns_udp: Mapping[IPAddress, int] = field(default_factory=dict)
     dns_tcp_port: int = 0
-    dns_linked: tuple[Landing, ...] = ()
+    dns_linked: "tuple[Landing, ...]" = ()
     """Where queries to resolvers on a link arrive, over UDP and TCP: at this host's own address there."""
-    dns_leaving: tuple[Landing, ...] = ()
+    dns_leaving: "tuple[Landing, ...]" = ()
     """Where former resolvers' queries arrived: what is answered there still gets to its client."""
     dns_tcp_direct_uids: tuple[int, ...] = ()
     """Users whose TCP/53 is never redirected: systemd-resolved binds to an interface and would time out."""

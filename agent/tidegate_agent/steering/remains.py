@@ -14,8 +14,8 @@ from tidegate_agent.steering.exemption import DEFAULT_MARK
 from tidegate_agent.steering.iptables import ipset
 from tidegate_agent.steering.iptables.conntrack import forget_flows
 from tidegate_agent.steering.iptables.programs import ProgramFailed, Programs, flavours
+from tidegate_agent.steering.iptables.removal import destroy_sets, needless, take_out
 from tidegate_agent.steering.iptables.rules import Version
-from tidegate_agent.steering.iptables.steering import destroy_sets, needless, take_out
 from tidegate_agent.steering.netlink import NftSocket
 from tidegate_agent.steering.nfnetlink import RequestRefused, RequestSocket
 from tidegate_agent.steering.unowned import remove_keepers, remove_steering

@@ -7,7 +7,6 @@ operator looks at; where that one does not work here, the other by name.
 import contextlib
 import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +48,8 @@ class Programs:
         self._run(["-restore", "--noflush", "-w", str(_WAIT_S)], text)
 
     def _run(self, words: list[str], text: str = "") -> str:
+        import subprocess  # 3 MiB, which the supervisor spares on other hosts
+
         name = f"{self.name}{words[0]}"
         path = shutil.which(name, path=_PATH)
         if path is None:

@@ -24,23 +24,22 @@ from tidegate_agent.steering.iptables import ipset
 from tidegate_agent.steering.iptables.conntrack import forget_flows
 from tidegate_agent.steering.iptables.programs import ProgramFailed, Programs, flavours
 from tidegate_agent.steering.iptables.refusal import refusal
+from tidegate_agent.steering.iptables.removal import destroy_sets, needless, take_out
 from tidegate_agent.steering.iptables.rules import (
     FLOW,
     Found,
     Version,
     keeper_name,
-    keeper_port,
-    removed,
     replaced,
     restored,
 )
 from tidegate_agent.steering.keeper import Keeper
 from tidegate_agent.steering.learned import Learned
-from tidegate_agent.steering.nfnetlink import Request, RequestRefused, RequestSocket
+from tidegate_agent.steering.nfnetlink import Request, RequestSocket
 from tidegate_agent.steering.original_destination import original_destination
 from tidegate_agent.steering.plan import PROBE6, Plan
 from tidegate_agent.steering.system_users import tcp_dns_direct_uids
-from tidegate_agent.steering.unowned import is_abandoned, port_of
+from tidegate_agent.steering.unowned import port_of
 from tidegate_core.errors import StartRefused
 from tidegate_dns.address import Landing
 from tidegate_dns.zone import Zone
@@ -284,26 +283,3 @@ class IptablesSteering:
         if self._routes is None:
             raise SteeringFailed("steering is not open")
         return address.version in self._programs and self._routes.admits(address)
-
-
-def needless(there: Found, *, mine: int) -> Found:
-    """What there is but for the keepers that a living process needs; `mine` as in `is_abandoned`."""
-    keepers = [each for each in there.keepers if is_abandoned(keeper_port(each), mine=mine)]
-    return replace(there, keepers=tuple(keepers))
-
-
-def take_out(programs: Programs, what: Callable[[Found], Found]) -> bool:
-    """Remove this of what there is of ours; whether there was anything. Raises ProgramFailed."""
-    text = removed(what(programs.look()))
-    if text:
-        programs.restore(text)
-    return bool(text)
-
-
-def destroy_sets(netlink: RequestSocket, version: Version, *, but_lease: bool = False) -> None:
-    """Remove our sets of one IP version, where they are; one that a rule still matches stays, empty."""
-    for each in (ipset.LEASE[version], ipset.STEERED[version]):
-        with contextlib.suppress(RequestRefused):
-            netlink.send(ipset.flush(each))
-            if each is not ipset.LEASE[version] or not but_lease:
-                netlink.send(ipset.destroy(each))
