@@ -15,6 +15,7 @@ PROGRAMS = {
     "iptables": "iptables",
     "ipset": "ipset",
     "dnsmasq": "dnsmasq-base",
+    "unbound": "unbound",
     "docker-registry": "docker-registry",
     "skopeo": "skopeo",
     "podman": "podman",

@@ -89,7 +89,7 @@ def test_a_daemon_that_forwards_is_steered_in_front(
     assert serves(node, start_agent(node), lab)
 
 
-@pytest.mark.parametrize("daemon", ["dnsmasq", "unbound"])
+@pytest.mark.parametrize("daemon", ["dnsmasq", pytest.param("unbound", marks=pytest.mark.slow)])
 def test_what_a_daemon_has_in_its_cache_is_learned_from_there(
     node: Node, resolver: Resolver, daemon: str
 ) -> None:
@@ -145,7 +145,7 @@ def test_addresses_stay_steered_while_a_daemon_can_ask_nobody(
         until(lambda: address not in steered(node), "a minute of grace is over", within_s=75, every_s=1)
 
 
-@pytest.mark.parametrize("daemon", ["dnsmasq", "unbound"])
+@pytest.mark.parametrize("daemon", [pytest.param("dnsmasq", marks=pytest.mark.slow), "unbound"])
 def test_a_daemon_whose_forwarder_is_gone_does_not_end_pulls(
     node: Node, resolver: Resolver, lab: Lab, daemon: str
 ) -> None:

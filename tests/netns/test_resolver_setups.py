@@ -102,7 +102,11 @@ def seconds(node: Node, name: str) -> float:
     return time.monotonic() - started
 
 
-@pytest.mark.parametrize("dead", [(REFUSING,), (SILENT,), (REFUSING, SILENT)], ids=" ".join)
+@pytest.mark.parametrize(
+    "dead",
+    [(REFUSING,), (SILENT,), pytest.param((REFUSING, SILENT), marks=pytest.mark.slow)],
+    ids=" ".join,
+)
 def test_dead_servers_before_a_living_one_cost_what_they_cost_without_an_agent(
     node: Node, servers: Servers, dead: tuple[str, ...]
 ) -> None:
