@@ -131,7 +131,7 @@ def test_a_ca_counts_for_its_registry_alone(lab: Lab, node: Node, own: OwnRegist
     assert not own.asked(5001)
 
 
-@pytest.mark.parametrize("name", ["eu.gcr.io", "europe-docker.pkg.dev"])
+@pytest.mark.parametrize("name", ["eu.gcr.io", pytest.param("europe-docker.pkg.dev", marks=pytest.mark.slow)])
 def test_a_wildcard_stands_for_one_label(lab: Lab, node: Node, name: str) -> None:
     """N2, N8, C1: a name below it is learned when it is asked for, and the certificate covers it.
 
@@ -159,7 +159,7 @@ def test_a_wildcard_stands_for_one_label(lab: Lab, node: Node, name: str) -> Non
     assert not node.pull("skopeo", f"{deep}/project/tool:1").ok
 
 
-@pytest.mark.parametrize("scheme", ["https", "http"])
+@pytest.mark.parametrize("scheme", ["https", pytest.param("http", marks=pytest.mark.slow)])
 def test_a_central_tier_fetches_from_registries_of_ones_own(
     lab: Lab, node: Node, own: OwnRegistry, scheme: str
 ) -> None:
