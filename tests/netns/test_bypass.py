@@ -85,6 +85,7 @@ def test_a_name_resolved_elsewhere_is_noticed_with_who_it_was(node: Node, agent:
     assert f"pid {pid}" in shown
 
 
+@pytest.mark.slow
 def test_over_ipv6_too(node: Node, agent: Agent) -> None:
     """N10, N12: an address that nobody named, of the other family."""
     said_hello(node, "--resolve", f"{REGISTRY}:443:[2001:db8:cd::99]")
@@ -102,6 +103,7 @@ def test_while_paused_every_connection_counts_as_such(node: Node, agent: Agent, 
     until(lambda: bypassed(agent) == {"paused": 2}, "both are noticed")
 
 
+@pytest.mark.slow
 def test_an_agent_that_may_not_steer_counts_too(node: Node) -> None:
     """N10, I3: without trust nothing is steered, and pulls are what tells an operator that it matters."""
     agent = node.start_agent()

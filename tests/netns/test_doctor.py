@@ -78,6 +78,7 @@ def test_what_keeps_pulls_from_the_cache_is_said_one_after_the_other(node: Node,
     assert "DNS over TLS" in found(node, "past the cache")["cause"]
 
 
+@pytest.mark.slow
 def test_what_other_programs_do_to_the_machine_is_said(node: Node, agent: Agent) -> None:
     """N20: routing by bits of our mark, and a table of connections that is nearly full."""
     node.run(["ip", "rule", "add", "fwmark", "0x10/0xf0", "lookup", "main"]).or_raise()

@@ -72,6 +72,7 @@ def test_a_container_that_trusts_the_node_is_served_from_its_cache(
     assert "docker0" in node.tidegate("status").or_raise().stdout
 
 
+@pytest.mark.slow
 def test_over_ipv6_too(lab: Lab, node: Node, friend: Node, registry: Registry, resolver: Resolver) -> None:
     """N21, N12: to the bridge's own address of that family."""
     resolver.answer(dual_stack=True)
@@ -173,6 +174,7 @@ def test_a_firewall_that_drops_what_is_redirected_costs_no_pull_and_is_named(
     assert agent.metrics()[INTERCEPTED] == 0
 
 
+@pytest.mark.slow
 def test_a_firewall_that_lets_in_what_is_redirected_is_content(
     lab: Lab, node: Node, friend: Node, registry: Registry
 ) -> None:
@@ -261,6 +263,7 @@ def test_a_killed_or_hung_agent_leaves_containers_their_pulls(
     assert registry.requests_for("bytes")
 
 
+@pytest.mark.slow
 def test_it_leaves_nothing(node: Node, friend: Node) -> None:
     """I4: rules, listeners and sockets of the bridge go with the agent."""
     # The kernel adds link-local addresses in its own time.
@@ -272,6 +275,7 @@ def test_it_leaves_nothing(node: Node, friend: Node) -> None:
     assert replace(Footprint.of(node), addresses="") == before
 
 
+@pytest.mark.slow
 def test_another_back_end_is_refused_in_words(node: Node) -> None:
     """N21: by `config check`, with what to type."""
     node.write("/etc/tidegate/other.toml", FORWARDED + 'backend = "none"\n')

@@ -114,6 +114,7 @@ def test_rules_that_somebody_took_away_are_put_in_anew(node: Node, registry: Reg
     assert "putting them in anew" in agent.log
 
 
+@pytest.mark.slow
 def test_others_cannot_take_the_rules_away(node: Node, agent: Agent, registry: Registry) -> None:
     """I3, N4: what a firewall does at its reload leaves an owned table alone; nothing is put in anew."""
     node.run(["nft", "flush", "ruleset"]).or_raise()
@@ -126,6 +127,7 @@ def test_others_cannot_take_the_rules_away(node: Node, agent: Agent, registry: R
     assert steering(agent)["restored"] == 0
 
 
+@pytest.mark.slow
 def test_a_trust_store_that_lost_the_certificate_is_the_reason(
     node: Node, agent: Agent, registry: Registry
 ) -> None:
