@@ -11,7 +11,7 @@ from lab import Agent, Host, Image, Lab, Node, Pull, Registry
 
 SMALL = "docker.io/library/small:1"
 SINGLE = "docker.io/library/single:1"
-REDIRECTS = "nft list ruleset | grep -q redirect"
+REDIRECTS = "nft list tables | grep -qx 'table inet tidegate'"  # nft's and eBPF's alike
 KILL = f"kill -9 $1; for _ in $(seq 50); do {REDIRECTS} || exit 0; sleep 0.01; done; exit 1"
 
 
