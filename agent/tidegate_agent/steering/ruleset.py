@@ -73,12 +73,13 @@ def steering_table(plan: Plan) -> Table:
 
 
 def keeper_table(name: str = KEEPER, *, owned: bool = True) -> Table:
-    """The table that outlives the agent a little: an empty nat chain, and one rule that needs tracking."""
+    """The table that outlives the agent a little: a nat chain, with one rule that needs tracking.
+
+    What a nat chain says is asked of a connection's first packet only: there are two of these tables, and no
+    other packet pays for them.
+    """
     return Table(
         name=name,
         owned=owned,
-        chains=(
-            Chain(name="nat", hook=OutputHook(type="nat", priority=-110)),
-            Chain(name="track", hook=OutputHook(type="filter", priority=0), rules=((NewFlow(),),)),
-        ),
+        chains=(Chain(name="nat", hook=OutputHook(type="nat", priority=-110), rules=((NewFlow(),),)),),
     )
