@@ -31,7 +31,7 @@ def open_upstreams(
     exempt: Callable[[socket.socket], None],
     offline: Callable[[str], str],
 ) -> Tiers:
-    """The upstreams in their order; `system` is the trust store's bundle, `offline` why a name does not resolve."""
+    """The upstreams in their order; `system` is the trust store's bundle, `offline` why no name resolves."""
     tls = ssl.create_default_context(cafile=str(system) if system is not None else None)
 
     def direct() -> DirectUpstream:

@@ -31,10 +31,10 @@ LOOK_TIMEOUT_S = 2.0
 class DirectUpstream:
     """Requests straight to the registries.
 
-    `offline` says why a host's name does not resolve, if no name does. Then whoever has an alternative (and so gives a
-    `patience_s`) is refused at once, although a kept connection might still answer: the client could not
-    resolve the token service that the answer sends it to. Whoever has none is let try: the resolver may be
-    back already (I1).
+    `offline` says why a host's name does not resolve, if no name does. Then whoever has an alternative (and
+    so gives a `patience_s`) is refused at once, although a kept connection might still answer: the client
+    could not resolve the token service that the answer sends it to. Whoever has none is let try: the resolver
+    may be back already (I1).
     """
 
     kind = "direct"
