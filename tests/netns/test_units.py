@@ -510,7 +510,7 @@ def versions(machine: Booted) -> list[str]:
     return sorted(
         path.name.partition("-")[0]
         for path in machine.node.path("/opt/tidegate").iterdir()
-        if not path.is_symlink()
+        if path.is_dir() and not path.is_symlink()
     )
 
 
