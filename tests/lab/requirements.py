@@ -27,7 +27,7 @@ PROGRAMS = {
     "busybox": "busybox-static",
     "update-ca-certificates": "ca-certificates",
     "curl": "curl",
-    "dig": "dnsutils",
+    "dig": "bind9-dnsutils",
     "squid": "squid-openssl",
 }
 

@@ -100,6 +100,22 @@ def test_systemd_brings_back_what_was_killed_as_a_whole(
     assert int(shown(node, UNIT, "NRestarts")) >= 1
 
 
+def test_the_shipped_service_steers_with_ebpf(
+    fleet: Fleet, node: MachineNode, registry: Registry, agent: Agent
+) -> None:
+    """N14, N17: a verifier of Linux 6.1 takes the programs from a service that has no CAP_PERFMON."""
+    image = fleet.images[SMALL]
+    assert node.pull("skopeo", SMALL).contents == image.contents
+    node.write(f"/etc/systemd/system/{UNIT}.d/ebpf.conf", b"[Service]\nEnvironment=TIDEGATE_STEERING__BACKEND=ebpf\n")
+
+    node.run(["sh", "-c", f"systemctl daemon-reload && systemctl restart {UNIT}"], timeout_s=300).or_raise()
+    agent.wait_steering()
+    registry.goes_dark()
+
+    assert agent.status()["steering"]["backend"] == "ebpf"
+    assert node.pull("podman", SMALL).contents == image.contents
+
+
 def test_what_the_services_could_do_is_little(
     fleet: Fleet, node: MachineNode, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import struct
+from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -34,6 +35,25 @@ def test_the_shipped_object_has_every_hook_and_its_maps() -> None:
     assert all(len(hook.name) < 16 and hook.name.startswith("tide") for hook in HOOKS)
 
 
+def stores_on_the_stack(code: bytes) -> Iterator[tuple[int, int]]:
+    """Offset below the frame pointer and bytes of each store through it (RFC 9669, 5.2): STX and ST to r10."""
+    sizes = {0x00: 4, 0x08: 2, 0x10: 1, 0x18: 8}
+    for opcode, registers, offset, _immediate in struct.iter_unpack("<BBhi", code):
+        if opcode & 0x07 in (0x02, 0x03) and registers & 0x0F == 10:
+            yield offset, sizes[opcode & 0x18]
+
+
+@pytest.mark.parametrize("section", [hook.section for hook in HOOKS])
+def test_no_slot_of_the_stack_is_stored_in_parts(section: str) -> None:
+    """N14: Linux 6.1 refuses that to a process without CAP_PERFMON: "attempt to corrupt spilled pointer"."""
+    parts: dict[int, set[tuple[int, int]]] = {}
+    for offset, width in stores_on_the_stack(compiled().programs[section].code):
+        parts.setdefault(offset // 8, set()).add((offset, width))
+
+    assert parts
+    assert {slot: stores for slot, stores in parts.items() if len({at for at, _width in stores}) > 1} == {}
+
+
 def test_the_records_are_as_long_as_the_maps_want_them() -> None:
     """The structs of the C source and what is packed here are one layout."""
     maps = compiled().maps
@@ -43,7 +63,7 @@ def test_the_records_are_as_long_as_the_maps_want_them() -> None:
         "lease": (records.FIRST, records.time_ns(1)),
         "steered4": (records.endpoint(V4), redirect),
         "steered6": (records.endpoint(V6), redirect),
-        "originals": (records.cookie(1), bytes(20)),
+        "originals": (records.cookie(1), bytes(24)),
     }
 
     for name, (key, value) in sizes.items():
@@ -54,7 +74,7 @@ def test_the_records_are_as_long_as_the_maps_want_them() -> None:
 def test_addresses_and_ports_are_in_network_byte_order() -> None:
     """As the kernel hands them to the programs."""
     assert records.endpoint(V4) == bytes([192, 0, 2, 1, 0x01, 0xBB, 0, 0])
-    assert records.endpoint(V6) == ip_address("2001:db8::1").packed + bytes([0x13, 0x88, 0, 0])
+    assert records.endpoint(V6) == ip_address("2001:db8::1").packed + bytes([0x13, 0x88, 0, 0, 0, 0, 0, 0])
     assert records.redirect(until_ns=5, to_port=8443) == struct.pack("=Q", 5) + b"\x20\xfb" + bytes(6)
 
 

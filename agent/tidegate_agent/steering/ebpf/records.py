@@ -44,7 +44,8 @@ def time_ns(until_ns: int) -> bytes:
 
 def endpoint(endpoint: Endpoint) -> bytes:
     """The key of a steered endpoint, in the map of its IP version."""
-    return endpoint.address.packed + _PORT.pack(endpoint.port) + b"\0\0"
+    key = endpoint.address.packed + _PORT.pack(endpoint.port)
+    return key + bytes(-len(key) % (4 if endpoint.address.version == 4 else 8))
 
 
 def redirect(*, until_ns: int, to_port: int) -> bytes:

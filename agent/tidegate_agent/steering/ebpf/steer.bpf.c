@@ -36,16 +36,16 @@ struct settings {
 	__u32 unused;
 };
 
+// What is made on the stack is made of whole slots: for a process without CAP_PERFMON the verifier of Linux 6.1 takes a
+// second store into a slot for an attempt to forge a pointer.
+
 struct endpoint4 {
-	__u32 address;
-	__u16 port;
-	__u16 unused;
+	__u64 address_and_port; // the address first, then two bytes of port and two of nothing
 };
 
 struct endpoint6 {
-	__u32 address[4];
-	__u16 port;
-	__u16 unused;
+	__u64 address[2];
+	__u64 port;
 };
 
 struct redirect {
@@ -55,9 +55,8 @@ struct redirect {
 };
 
 struct original {
-	__u32 address[4]; // IPv4 as ::ffff:a.b.c.d
-	__u16 port;
-	__u16 to_port; // where the connection went instead
+	__u64 address[2]; // IPv4 as ::ffff:a.b.c.d
+	__u64 ports; // its port, and the one where the connection went instead, in 16 bits each
 };
 
 struct map_definition {
@@ -98,6 +97,37 @@ static __u64 (*socket_cookie)(void *context) = (void *)BPF_FUNC_get_socket_cooki
 static __u64 (*uid_and_gid)(void) = (void *)BPF_FUNC_get_current_uid_gid;
 
 #define INLINE static inline __attribute__((always_inline))
+
+// As in memory: the machine is little-endian, as is this code.
+INLINE __u64 joined(__u32 first, __u32 second)
+{
+	return (__u64)second << 32 | first;
+}
+
+INLINE __u64 joined_ports(__u16 port, __u16 to_port)
+{
+	return joined(port | (__u32)to_port << 16, 0);
+}
+
+INLINE __u32 first_of(__u64 half)
+{
+	return (__u32)half;
+}
+
+INLINE __u32 second_of(__u64 half)
+{
+	return (__u32)(half >> 32);
+}
+
+INLINE __u16 port(const struct original *original)
+{
+	return (__u16)original->ports;
+}
+
+INLINE __u16 to_port(const struct original *original)
+{
+	return (__u16)(original->ports >> 16);
+}
 
 // The settings when the socket is in the agent's network namespace, nothing otherwise.
 INLINE const struct settings *settings_here(struct bpf_sock_addr *context)
@@ -151,7 +181,7 @@ INLINE const struct original *recalled(struct bpf_sock_addr *context)
 INLINE const struct redirect *redirect4(struct bpf_sock_addr *context, __u32 address, __u16 port)
 {
 	const struct settings *known = settings_here(context);
-	struct endpoint4 endpoint = {.address = address, .port = port};
+	struct endpoint4 endpoint = {.address_and_port = joined(address, port)};
 	const struct redirect *redirect;
 	struct original original;
 
@@ -160,7 +190,8 @@ INLINE const struct redirect *redirect4(struct bpf_sock_addr *context, __u32 add
 	redirect = map_lookup(&steered4, &endpoint);
 	if (!redirect || !applies(context, known, redirect))
 		return 0;
-	original = (struct original){.address = {0, 0, MAPPED, address}, .port = port, .to_port = redirect->to_port};
+	original = (struct original){
+		.address = {0, joined(MAPPED, address)}, .ports = joined_ports(port, redirect->to_port)};
 	return remembered(context, &original) ? redirect : 0;
 }
 
@@ -184,8 +215,8 @@ SECTION("cgroup/connect6") int connect6(struct bpf_sock_addr *context)
 {
 	const struct settings *known;
 	const struct redirect *redirect;
-	struct endpoint6 endpoint = {};
-	struct original original = {};
+	struct endpoint6 endpoint;
+	struct original original;
 
 	if (is_mapped(context)) {
 		redirect = redirect4(context, context->user_ip6[3], context->user_port);
@@ -198,15 +229,13 @@ SECTION("cgroup/connect6") int connect6(struct bpf_sock_addr *context)
 	known = settings_here(context);
 	if (!known || context->protocol != IPPROTO_TCP)
 		return PROCEED;
-	original.address[0] = endpoint.address[0] = context->user_ip6[0];
-	original.address[1] = endpoint.address[1] = context->user_ip6[1];
-	original.address[2] = endpoint.address[2] = context->user_ip6[2];
-	original.address[3] = endpoint.address[3] = context->user_ip6[3];
-	original.port = endpoint.port = context->user_port;
+	original.address[0] = endpoint.address[0] = joined(context->user_ip6[0], context->user_ip6[1]);
+	original.address[1] = endpoint.address[1] = joined(context->user_ip6[2], context->user_ip6[3]);
+	endpoint.port = context->user_port;
 	redirect = map_lookup(&steered6, &endpoint);
 	if (!redirect || !applies(context, known, redirect))
 		return PROCEED;
-	original.to_port = redirect->to_port;
+	original.ports = joined_ports(context->user_port, redirect->to_port);
 	if (!remembered(context, &original))
 		return PROCEED;
 	context->user_ip6[0] = 0;
@@ -226,9 +255,9 @@ SECTION("cgroup/getpeername4") int getpeername4(struct bpf_sock_addr *context)
 	if (!settings_here(context) || context->user_ip4 != LOOPBACK4)
 		return PROCEED;
 	original = recalled(context);
-	if (original && original->to_port == (__u16)context->user_port) {
-		context->user_ip4 = original->address[3];
-		context->user_port = original->port;
+	if (original && to_port(original) == (__u16)context->user_port) {
+		context->user_ip4 = second_of(original->address[1]);
+		context->user_port = port(original);
 	}
 	return PROCEED;
 }
@@ -244,12 +273,12 @@ SECTION("cgroup/getpeername6") int getpeername6(struct bpf_sock_addr *context)
 	      context->user_ip6[3] == LOOPBACK6_LAST))
 		return PROCEED;
 	original = recalled(context);
-	if (original && original->to_port == (__u16)context->user_port) {
-		context->user_ip6[0] = original->address[0];
-		context->user_ip6[1] = original->address[1];
-		context->user_ip6[2] = original->address[2];
-		context->user_ip6[3] = original->address[3];
-		context->user_port = original->port;
+	if (original && to_port(original) == (__u16)context->user_port) {
+		context->user_ip6[0] = first_of(original->address[0]);
+		context->user_ip6[1] = second_of(original->address[0]);
+		context->user_ip6[2] = first_of(original->address[1]);
+		context->user_ip6[3] = second_of(original->address[1]);
+		context->user_port = port(original);
 	}
 	return PROCEED;
 }
