@@ -33,7 +33,7 @@ def start(config: AgentConfig, source: ConfigSource, *, dry_run: bool) -> int:
             return supervise(
                 lambda heartbeat: _run(source.accepted(config), source, heartbeat, lock, keeper),
                 lease_s=config.steering.lease.total_seconds(),
-                bereaved=lambda: _say(remains.end_steering()),
+                bereaved=lambda farewell: _say(remains.end_steering(farewell)),
                 cleanup=lambda: _clean_up(config.steering.port, keeper),
                 notify=notifier.send,
             )

@@ -78,7 +78,7 @@ def supervise(
     *,
     lease_s: float,
     cleanup: Callable[[], None],
-    bereaved: Callable[[], None] = lambda: None,
+    bereaved: Callable[[Callable[[], None]], None] = lambda _: None,
     start_s: float = 60.0,
     stop_s: float = 40.0,
     backoff_s: float = 0.1,
@@ -90,7 +90,8 @@ def supervise(
 ) -> int:
     """Run the agent in a child process until it ends for good; returns its exit code, after `cleanup`.
 
-    `bereaved` is called at once after each end of an agent: what would still redirect to it must stop.
+    `bereaved` is called at once after each end of an agent: what would still redirect to it must stop. What
+    it is given tells look-ups that came since the end to ask elsewhere: they wait in sockets that were lent.
     `start_s` bounds the wait for the first heartbeat, `stop_s` the time from SIGTERM to the end. An agent
     that lingers has ended well, as far as this goes. One that ends before it was ever ready refused to start:
     its exit code (128 + N for a signal) is passed on and nothing is tried again. After `crashes` ends within
@@ -158,7 +159,7 @@ class _Supervisor:
         signals: _Signals,
         pace: _Pace,
         cleanup: Callable[[], None],
-        bereaved: Callable[[], None],
+        bereaved: Callable[[Callable[[], None]], None],
         notify: Callable[[str], object],
         tell: Callable[[str], None],
     ) -> None:
@@ -183,8 +184,6 @@ class _Supervisor:
         while True:
             started = time.monotonic()
             code = self._one_life()
-            if not self.lingering:
-                self._bereaved()
             self._obey(self._signals.take())
             now = time.monotonic()
             if self.lingering or self._stop_by is not None or code == 0 or not self._ever_ready:
@@ -218,7 +217,10 @@ class _Supervisor:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         try:
-            return self._watch(beats)
+            code = self._watch(beats)
+            if not self.lingering:
+                self._bereaved(self._give_up_unread)
+            return code
         finally:
             beats.close()
             self._borrow([])
@@ -261,8 +263,7 @@ class _Supervisor:
             self._obey(self._signals.take())
             if silent_s >= allowed_s:
                 self._tell(f"no heartbeat from process {self._child} for {silent_s:.1f} s: killing it")
-                if given_up := give_up_unread(self._lent):
-                    self._tell(f"look-ups that it left unread, told to ask elsewhere: {given_up}")
+                self._give_up_unread()
                 return self._kill()
             if self._stop_by is not None and now > self._stop_by:
                 self._tell(f"process {self._child} did not end within {self._pace.stop:.0f} s: killing it")
@@ -285,6 +286,10 @@ class _Supervisor:
         for sock in self._lent:
             sock.close()
         self._lent = sockets
+
+    def _give_up_unread(self) -> None:
+        if given_up := give_up_unread(self._lent):
+            self._tell(f"look-ups that it left unread, told to ask elsewhere: {given_up}")
 
     def _kill(self) -> int:
         os.kill(self._child, signal.SIGKILL)

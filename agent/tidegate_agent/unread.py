@@ -1,8 +1,9 @@
-"""The look-ups that a hung agent has left unread, told SERVFAIL before it is killed (N5).
+"""The look-ups that a hung or dead agent has left unread, told SERVFAIL (N5).
 
 A stub resolver waits 5 s for an answer (resolv.conf(5)), longer than the lease, and all that time its client
-hangs. Told SERVFAIL it asks again at once, and by then the lease is over and nothing is steered. The agent
-must still live while this is done: its table gives what is sent here the resolver's address.
+hangs. Told SERVFAIL it asks again at once, and by then the lease is over and nothing is steered. The agent's
+table must still be there while this is done: it gives what is sent here the resolver's address. So a hung
+agent is killed afterwards, and of a dead one it happens where its table outlives it.
 
 Standard library only, for the supervisor's sake. Queries that the agent had read already are not seen here.
 """

@@ -13,6 +13,9 @@ LEASE_S = 3.0
 BOUND_S = LEASE_S + 1
 """No connection may hang longer than this, and no new one may still be steered."""
 
+ASKS_AGAIN_S = 5.0
+"""When Go's and glibc's resolvers ask again after a query that nobody answered (resolv.conf(5), timeout)."""
+
 DEATHS: tuple[Death, ...] = ("SIGKILL", "SIGSTOP", "SIGTERM", "supervisor killed", "both killed")
 GRACEFUL: tuple[Death, ...] = ("SIGTERM", "supervisor killed")
 """The agent withdraws and ends in order: what is in flight may go on."""
@@ -50,6 +53,12 @@ class Cell:
         """For a moment, or up to the lease where nobody is left, rules lead to a port that is closed."""
         return self.backend in BY_LEASE and self.death in ("SIGKILL", "both killed")
 
+    @property
+    def may_take_s(self) -> float:
+        """How long a client may take to fail: with nobody left, look-ups within the lease are lost."""
+        nobody_is_left = self.backend in BY_LEASE and self.death == "both killed"
+        return BOUND_S + ASKS_AGAIN_S if nobody_is_left else BOUND_S
+
     def __str__(self) -> str:
         return f"{self.client}, {self.moment}, {self.death}, {self.backend}"
 
@@ -82,8 +91,8 @@ class Seen:
                 found.append(f"what was in flight should have ended well: {self.how}")
         elif self.let_go_s is None or self.let_go_s > BOUND_S:
             found.append(f"a connection in flight hung longer than {BOUND_S:g} s")
-        elif not self.well and self.ended_s > BOUND_S:
-            found.append(f"the client took longer than {BOUND_S:g} s to fail")
+        elif not self.well and self.ended_s > self.cell.may_take_s:
+            found.append(f"the client took longer than {self.cell.may_take_s:g} s to fail")
         if self.cell.moment == "DNS query" and self.ended_s > BOUND_S:
             found.append(f"the query hung longer than {BOUND_S:g} s")
         if not self.retry_well:

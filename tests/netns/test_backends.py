@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 
 import pytest
 
 from kill_matrix.stage import HOSTS_OWN_TABLES
-from lab import Agent, Image, Lab, Node, Registry
+from lab import Agent, Image, Lab, Node, Registry, Resolver
 from lab.dockerd import Dockerd
 from lab.footprint import Footprint
 from lab.waiting import until
+from steered.namespace import question
 
 SMALL = "docker.io/library/small:1"
 BACKENDS = ("nft", "ebpf", "nft-lease", "iptables")
@@ -94,6 +97,41 @@ def test_the_supervisor_ends_steering_long_before_the_lease_does(
 
     assert pull.contents == lab.images[SMALL].contents, pull.stderr
     agent.wait_steering()
+
+
+# One query for a steered name; its rcode, or "lost" where a stub resolver would have to ask again.
+ASKING = """
+import socket, sys
+
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    sock.connect((sys.argv[1], 53))
+    sock.send(bytes.fromhex(sys.argv[2]))
+    print("sent", flush=True)
+    sock.settimeout(5)
+    try:
+        print("rcode", sock.recv(4096)[3] & 15)
+    except OSError as error:
+        print("lost", error)
+"""
+
+
+@pytest.mark.parametrize("backend", UNOWNED)
+def test_a_look_up_between_death_and_the_end_of_the_rules_is_told_to_ask_elsewhere(
+    node: Node, resolver: Resolver, backend: str
+) -> None:
+    """N5, N15, I1: nobody reads it any more; without SERVFAIL its client waits 5 s before it asks again."""
+    node.install_trust()
+    agent = node.start_agent(f'[steering]\nbackend = "{backend}"\nlease = "60s"\n').wait_steering()
+    with node.process(agent.pid) as process:
+        agent.supervisor.kill(signal.SIGSTOP)
+        process.kill()
+    query = question("registry-1.docker.io").hex()
+    asking = node.spawn([sys.executable, "-c", ASKING, str(resolver.address), query])
+    until(lambda: "sent" in asking.log, "the query is on its way")
+    agent.supervisor.kill(signal.SIGCONT)
+    asking.wait()
+
+    assert "rcode 2" in asking.log
 
 
 @pytest.mark.parametrize("backend", UNOWNED)

@@ -14,7 +14,7 @@ from steered.agent import Agent
 from steered.joined import empty, node_and_world, table_names
 from steered.namespace import Namespace, drips, question
 from steered.place import LEASE_S, NEIGHBOUR4, PROBE, REGISTRY4, RESOLVER4, RESOLVER6
-from steered.questions import OTHER_QUESTIONS
+from steered.questions import OTHER_QUESTIONS, SAME_TO_NFT
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 
@@ -81,6 +81,7 @@ def test_other_names_go_direct(node: Namespace, agent: Agent, resolver: str) -> 
     assert agent.do("heard") == 0
     assert node.ask(resolver) == "agent"
     assert agent.do("heard") == 1
+    assert {node.ask(resolver, query) for query in SAME_TO_NFT.values()} == {"agent"}
 
 
 def test_a_stopped_agent_does_not_delay_other_names(node: Namespace, agent: Agent) -> None:

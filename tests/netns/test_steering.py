@@ -33,7 +33,7 @@ from steered.place import (
     RESOLVER6,
     STEERED,
 )
-from steered.questions import STEERED_QUESTIONS
+from steered.questions import STEERED_QUESTIONS, UNLIKE_QUESTIONS
 
 BACKENDS = ("nft", "ebpf", "nft-lease", "iptables-legacy")
 OWNED = ("nft", "ebpf")
@@ -515,13 +515,25 @@ def test_queries_of_exempt_sockets_and_for_other_resolvers_go_direct(node: Names
 def test_steered_names_are_steered_however_they_are_written(
     node: Namespace, agent: Agent, resolver: str
 ) -> None:
-    """N2: no way of asking for a steered name is missed; what cannot be told from one comes along."""
+    """N2: no way of asking for a steered name is missed."""
     agent.steer()
     agent.steer_dns(PROBE, RESOLVER4, RESOLVER6)
 
     answered_by = {kind: node.ask(resolver, query) for kind, query in STEERED_QUESTIONS.items()}
 
     assert answered_by == dict.fromkeys(STEERED_QUESTIONS, "agent")
+
+
+@pytest.mark.parametrize("resolver", [RESOLVER4, RESOLVER6])
+def test_other_names_do_not_meet_the_agent(node: Namespace, agent: Agent, resolver: str) -> None:
+    """N13, N15, I1: the resolver gets the query itself; the agent hears nothing, and cannot delay it."""
+    agent.steer()
+    agent.steer_dns(PROBE, RESOLVER4, RESOLVER6)
+
+    answered_by = {kind: node.ask(resolver, query) for kind, query in UNLIKE_QUESTIONS.items()}
+
+    assert answered_by == dict.fromkeys(UNLIKE_QUESTIONS, "world")
+    assert agent.do("heard") == 0
 
 
 def test_tcp_queries_are_steered_with_their_original_destination(node: Namespace, agent: Agent) -> None:

@@ -18,8 +18,12 @@ STEERED_QUESTIONS = {
     "a wildcard's label of 63": question(f"{'Ab' * 31}c.wild.EXAMPLE", more=EDNS),
     "a short parent": question("anything.aB"),
     "a label that itself looks like a name": question("wild.ab"),
+}
+
+SAME_TO_NFT = {
     "only the compared octets are the same": question("registry-1.regis-ab.example.org"),
 }
+"""Which nft, with its sixteen octets, cannot tell from steered ones: they come along."""
 
 OTHER_QUESTIONS = {
     "another name": question("www.example.org"),
@@ -34,3 +38,9 @@ OTHER_QUESTIONS = {
     "the root": b"\x7a\x11\1\0\0\1\0\0\0\0\0\0\0\0\2\0\1",
     "no DNS at all": b"q",
 }
+
+CONTAIN_A_STEERED_ONE = ("below a steered one", "two labels below", "the parent")
+UNLIKE_QUESTIONS = {
+    kind: query for kind, query in OTHER_QUESTIONS.items() if kind not in CONTAIN_A_STEERED_ONE
+}
+"""Iptables looks for a name anywhere in the packet, so that the others come along with it."""

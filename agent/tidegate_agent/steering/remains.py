@@ -6,8 +6,9 @@ claim. Nobody's rules but those with our name are looked at, and no kernel modul
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from tidegate_agent.steering.claim import AnotherSteers, Claim
 from tidegate_agent.steering.exemption import DEFAULT_MARK
@@ -18,24 +19,35 @@ from tidegate_agent.steering.iptables.removal import destroy_sets, needless, tak
 from tidegate_agent.steering.iptables.rules import Version
 from tidegate_agent.steering.netlink import NftSocket
 from tidegate_agent.steering.nfnetlink import RequestRefused, RequestSocket
-from tidegate_agent.steering.unowned import remove_keepers, remove_steering
+from tidegate_agent.steering.unowned import end_lease, remove_keepers, remove_steering
 
 _VERSIONS: tuple[Version, ...] = (4, 6)
+T = TypeVar("T")
+
 _IPSET = Path("/sys/module/ip_set")
 
 
-def end_steering() -> list[str]:
-    """At once: nothing that a dead agent left redirects anything any more. What it did; never raises."""
+def end_steering(farewell: Callable[[], object] = lambda: None) -> list[str]:
+    """At once: nothing that a dead agent left redirects anything any more. What it did; never raises.
+
+    `farewell` is called where there is something of that kind, when nothing new is redirected and answers to
+    what was are still translated.
+    """
     done = []
-    with _unclaimed() as free:
-        if free:
-            with contextlib.suppress(OSError), _nft() as nft:
-                if remove_steering(nft):
-                    done.append("removed the table of an agent that is gone")
-            with contextlib.suppress(OSError), RequestSocket() as netlink:
-                if _end_leases(netlink):
-                    forget_flows(netlink, DEFAULT_MARK)
-                    done.append("ended the lease of an agent that is gone")
+    with _unclaimed() as free, contextlib.ExitStack() as held:
+        if not free:
+            return []
+        nft, netlink = _opened(held, _nft), _opened(held, RequestSocket)
+        tabled = nft is not None and end_lease(nft)
+        leased = netlink is not None and _end_leases(netlink)
+        if tabled or leased:
+            farewell()
+        if nft is not None and remove_steering(nft):
+            done.append("removed the table of an agent that is gone")
+        if netlink is not None and leased:
+            with contextlib.suppress(OSError):
+                forget_flows(netlink, DEFAULT_MARK)
+            done.append("ended the lease of an agent that is gone")
     return done
 
 
@@ -63,6 +75,16 @@ def _unclaimed() -> Iterator[bool]:
         yield True
     finally:
         claim.close()
+
+
+def _opened(
+    held: contextlib.ExitStack, socket: Callable[[], contextlib.AbstractContextManager[T]]
+) -> T | None:
+    """The netlink socket, open until `held` ends; None where the kernel has no such thing."""
+    try:
+        return held.enter_context(socket())
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager

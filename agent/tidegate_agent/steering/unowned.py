@@ -5,10 +5,18 @@ when the name can be claimed. The keeper has in its name the netlink port of the
 would belong to, which supervisor and agent share: when no process holds that any more, nobody needs it.
 """
 
+import contextlib
 import os
 import socket
 
-from tidegate_agent.steering.encoding import TABLE_NAME, TABLE_OWNER, delete_table, get_tables, new_table
+from tidegate_agent.steering.encoding import (
+    TABLE_NAME,
+    TABLE_OWNER,
+    delete_table,
+    get_tables,
+    lease,
+    new_table,
+)
 from tidegate_agent.steering.keeper import Keeper
 from tidegate_agent.steering.netlink import NetlinkError, NftSocket, attributes, is_held
 from tidegate_agent.steering.plan import KEEPER, TABLE
@@ -46,6 +54,15 @@ def abandoned_keepers(nft: NftSocket) -> list[str]:
 def remove_keepers(nft: NftSocket) -> list[str]:
     """Remove those; what is refused stays for the next to try. The names."""
     return [name for name in abandoned_keepers(nft) if _delete(nft, name)]
+
+
+def end_lease(nft: NftSocket) -> bool:
+    """Steer nothing new by a table that no process owns; whether there is one. Under the claim only."""
+    if TABLE not in _unowned(nft):
+        return False
+    with contextlib.suppress(NetlinkError):  # the table goes in any case
+        nft.commit(lease(0))
+    return True
 
 
 def remove_steering(nft: NftSocket) -> bool:

@@ -36,7 +36,7 @@ def test_the_shipped_object_has_every_hook_and_its_maps() -> None:
 
 
 def stores_on_the_stack(code: bytes) -> Iterator[tuple[int, int]]:
-    """Offset below the frame pointer and bytes of each store through it (RFC 9669, 5.2): STX and ST to r10."""
+    """Offset from the frame pointer and bytes of each store through it: STX and ST to r10 (RFC 9669, 5.2)."""
     sizes = {0x00: 4, 0x08: 2, 0x10: 1, 0x18: 8}
     for opcode, registers, offset, _immediate in struct.iter_unpack("<BBhi", code):
         if opcode & 0x07 in (0x02, 0x03) and registers & 0x0F == 10:

@@ -14,6 +14,7 @@ from tidegate_agent.steering.iptables.refusal import refusal
 from tidegate_agent.steering.iptables.rules import Found, found, removed, replaced, restored
 from tidegate_agent.steering.nfnetlink import RequestRefused
 from tidegate_agent.steering.plan import Plan
+from tidegate_dns.zone import Zone
 from tidegate_proxy.endpoint import Endpoint
 
 PLAN = Plan(
@@ -26,28 +27,40 @@ PLAN = Plan(
     },
     dns_tcp_port=5300,
     dns_tcp_direct_uids=(101,),
+    zone=Zone.of(["Quay.io", "*.gcr.io"]),
 )
 REDIRECT = "-j REDIRECT --to-ports"
 
 
 def test_the_probe_comes_first_then_the_exemption_then_the_lease() -> None:
     """I3, I5, N5: everything but the probe needs the lease, and ours leave before it."""
+    query = "-A tidegate -d 192.0.2.53/32 -p udp -m udp --dport 53"
+    search = "-m string --algo bm --icase --hex-string"
     assert replaced(PLAN, 4).splitlines() == [
         "*nat",
         ":tidegate - [0:0]",
         f"-A tidegate -d 127.0.0.74/32 -p tcp -m tcp --dport 443 {REDIRECT} 8443",
         f"-A tidegate -d 127.0.0.74/32 -p tcp -m tcp --dport 53 {REDIRECT} 5300",
         "-A tidegate -d 127.0.0.74/32 -p udp -m udp --dport 53 -j CONNMARK --set-xmark 0x74/0xff",
-        f"-A tidegate -d 127.0.0.74/32 -p udp -m udp --dport 53 {REDIRECT} 5400",
+        f"-A tidegate -d 127.0.0.74/32 -p udp -m udp --dport 53 -m connmark --mark 0x74/0xff {REDIRECT} 5400",
         "-A tidegate -m mark --mark 0x74/0xff -j RETURN",
         "-A tidegate -m set ! --match-set tidegate_alive4 dst -j RETURN",
         f"-A tidegate -p tcp -m set --match-set tidegate_steered4 dst,dst {REDIRECT} 8443",
         "-A tidegate -p tcp -m owner --uid-owner 101 -m tcp --dport 53 -j RETURN",
         f"-A tidegate -d 192.0.2.53/32 -p tcp -m tcp --dport 53 {REDIRECT} 5300",
-        "-A tidegate -d 192.0.2.53/32 -p udp -m udp --dport 53 -j CONNMARK --set-xmark 0x74/0xff",
-        f"-A tidegate -d 192.0.2.53/32 -p udp -m udp --dport 53 {REDIRECT} 5401",
+        f'{query} {search} "|0367637202696f00|" -j CONNMARK --set-xmark 0x74/0xff',
+        f'{query} {search} "|047175617902696f00|" -j CONNMARK --set-xmark 0x74/0xff',
+        f"{query} -m connmark --mark 0x74/0xff {REDIRECT} 5401",
         "COMMIT",
     ]
+
+
+def test_where_names_cannot_be_read_every_query_is_steered() -> None:
+    """N15: a kernel without xt_string; the responder forwards what it does not know."""
+    text = replaced(PLAN, 4, names=False)
+
+    assert "string" not in text
+    assert text.count("-p udp -m udp --dport 53 -j CONNMARK --set-xmark 0x74/0xff") == 2
 
 
 def test_ipv6_has_its_own_rules_sets_and_probe() -> None:
@@ -57,7 +70,9 @@ def test_ipv6_has_its_own_rules_sets_and_probe() -> None:
     assert f"-d ::1/128 -p tcp -m tcp --dport 116 {REDIRECT} 8443" in text
     assert "-m owner --uid-owner 998 -j RETURN" in text
     assert "tidegate_alive6" in text
-    assert f"-d 2001:db8::53/128 -p udp -m udp --dport 53 {REDIRECT} 5402" in text
+    assert (
+        f"-d 2001:db8::53/128 -p udp -m udp --dport 53 -m connmark --mark 0x74/0xff {REDIRECT} 5402" in text
+    )
     assert "dport 53 -j REDIRECT --to-ports 0" not in text
     assert "." not in text
 

@@ -9,7 +9,7 @@ SCRIPT = Path(__file__).parents[3] / "script/test"
 
 
 def test_script_test_installs_every_package_that_the_lab_asks_for() -> None:
-    """A package that is missing skips the whole ring; on a machine where somebody once installed it nobody notices."""
+    """One that is missing skips the whole ring, and nobody notices where it was once put by hand."""
     listed = re.search(r"^packages=\((.*?)^\)", SCRIPT.read_text(), re.DOTALL | re.MULTILINE)
 
     assert listed

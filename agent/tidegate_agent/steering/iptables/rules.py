@@ -1,10 +1,11 @@
 """The rules of the iptables back end, as iptables-restore(8) reads them; pure.
 
 One chain for each IP version, named after us, in table nat; OUTPUT jumps to it first. The probe's rules
-come before everything, then what is exempt leaves, then whatever comes while the lease is not held. All
-queries to a resolver are redirected, whatever they ask: rules of table nat see the first packet of a flow
-only, and a socket may ask for several names. Their flows are marked (`FLOW`), so that connection tracking can
-be told to forget them.
+come before everything, then what is exempt leaves, then whatever comes while the lease is not held. Queries
+to a resolver are redirected when a steered name stands in them, wherever; a few that ask for another name are
+too, and the responder forwards those. Rules of table nat see the first packet of a flow only: a socket that
+asked for another name before goes direct with its next ones. Redirected flows are marked (`FLOW`), so that
+connection tracking can be told to forget them.
 
 The agent's own queries go to the same resolvers from the same addresses, and may come from a port that a
 client's query has: connection tracking would take one for the other, and send the client's past us, or ours
@@ -21,10 +22,14 @@ from typing import Literal, assert_never
 from tidegate_agent.steering.exemption import DEFAULT_MARK, ByMark, ByUid, Exemption
 from tidegate_agent.steering.iptables.ipset import LEASE, STEERED
 from tidegate_agent.steering.plan import DNS, HTTPS, PROBE6, PROBE_ADDRESS, TABLE, Plan, unscoped
+from tidegate_agent.steering.question import wire
+from tidegate_dns.zone import Zone
 from tidegate_proxy.endpoint import IPAddress
 
 CHAIN = TABLE
 JUMP = f"OUTPUT -j {CHAIN}"
+_ANYTHING = ""
+_LONGEST_PATTERN = 127  # XT_STRING_MAX_PATTERN_SIZE less one
 _KEEPER_PREFIX = "tidegate_for_"
 _OWN_ZONE = 0x74
 FLOW = DEFAULT_MARK
@@ -79,9 +84,13 @@ def restored(plan: Plan, version: Version, *, keeper: str, instead_of: Found, zo
     )
 
 
-def replaced(plan: Plan, version: Version) -> str:
-    """Gives our chain exactly these rules, and leaves its place in OUTPUT as it is."""
-    return _table("nat", f":{CHAIN} - [0:0]", *(f"-A {CHAIN} {rule}" for rule in _rules(plan, version)))
+def replaced(plan: Plan, version: Version, *, names: bool = True) -> str:
+    """Gives our chain exactly these rules, and leaves its place in OUTPUT as it is.
+
+    `names=False` redirects all queries: for kernels that cannot look for a name in a packet.
+    """
+    rules = _rules(plan, version, names=names)
+    return _table("nat", f":{CHAIN} - [0:0]", *(f"-A {CHAIN} {rule}" for rule in rules))
 
 
 def removed(what: Found) -> str:
@@ -114,7 +123,8 @@ def _table(name: str, *lines: str) -> str:
     return "\n".join([f"*{name}", *lines, "COMMIT", ""])
 
 
-def _rules(plan: Plan, version: Version) -> Iterable[str]:
+def _rules(plan: Plan, version: Version, *, names: bool = True) -> Iterable[str]:
+    asked = tuple(map(_asks_for, _names(plan.zone))) if names else (_ANYTHING,)
     resolvers = [
         (unscoped(resolver), port) for resolver, port in plan.dns_udp.items() if resolver.version == version
     ]
@@ -122,23 +132,34 @@ def _rules(plan: Plan, version: Version) -> Iterable[str]:
         yield _connection(PROBE_ADDRESS, HTTPS, plan.port)
     else:
         yield _connection(PROBE6.address, PROBE6.port, plan.port)
-    yield from _dns(plan, [each for each in resolvers if each[0] == PROBE_ADDRESS])
+    yield from _dns(plan, [each for each in resolvers if each[0] == PROBE_ADDRESS], (_ANYTHING,))
     yield f"{_exempt(plan.exemption)} -j RETURN"
     yield f"-m set ! --match-set {LEASE[version].name} dst -j RETURN"
     yield f"-p tcp -m set --match-set {STEERED[version].name} dst,dst -j REDIRECT --to-ports {plan.port}"
     for uid in plan.dns_tcp_direct_uids:
         if resolvers and plan.dns_tcp_port:
             yield f"-p tcp -m owner --uid-owner {uid} -m tcp --dport {DNS} -j RETURN"
-    yield from _dns(plan, [each for each in resolvers if each[0] != PROBE_ADDRESS])
+    yield from _dns(plan, [each for each in resolvers if each[0] != PROBE_ADDRESS], asked)
 
 
-def _dns(plan: Plan, resolvers: Iterable[tuple[IPAddress, int]]) -> Iterable[str]:
+def _dns(plan: Plan, resolvers: Iterable[tuple[IPAddress, int]], asked: Iterable[str]) -> Iterable[str]:
     for resolver, port in resolvers:
         if plan.dns_tcp_port:
             yield _connection(resolver, DNS, plan.dns_tcp_port)
         query = f"-d {_network(resolver)} -p udp -m udp --dport {DNS}"
-        yield f"{query} -j CONNMARK --set-xmark {FLOW}"
-        yield f"{query} -j REDIRECT --to-ports {port}"
+        for question in asked:
+            yield f"{query}{question} -j CONNMARK --set-xmark {FLOW}"
+        yield f"{query} -m connmark --mark {FLOW} -j REDIRECT --to-ports {port}"
+
+
+def _names(zone: Zone) -> Iterable[bytes]:
+    """The zone's names as a message carries them; a wildcard's is what follows its first label."""
+    return dict.fromkeys(wire(name) for name in sorted({*zone.exact_names, *zone.wildcard_parents}))
+
+
+def _asks_for(name: bytes) -> str:
+    """A packet with these octets in it, in any case (RFC 4343)."""
+    return f' -m string --algo bm --icase --hex-string "|{name[:_LONGEST_PATTERN].hex()}|"'
 
 
 def _connection(address: IPAddress, port: int, to_port: int) -> str:

@@ -170,14 +170,20 @@ class IptablesSteering:
         linked: Sequence[Landing] = (),  # noqa: ARG002 (these go direct)
         leaving: Sequence[Landing] = (),  # noqa: ARG002 (tracked flows end where they began)
     ) -> None:
-        """Replace what is steered of DNS: every query to these resolvers. Raises SteeringFailed."""
+        """Replace what is steered of DNS: queries to these, for names of the zone. Raises SteeringFailed.
+
+        Where the kernel cannot look for a name in a packet, all queries are.
+        """
         if self._withdrawn:
             return
         self._check_open()
         plan = replace(self._plan, dns_udp=dict(udp), dns_tcp_port=tcp_port, zone=zone)
         for version, programs in self._programs.items():
             try:
-                programs.restore(replaced(plan, version))
+                try:
+                    programs.restore(replaced(plan, version))
+                except ProgramFailed:
+                    programs.restore(replaced(plan, version, names=False))
             except ProgramFailed as error:
                 raise SteeringFailed(str(error)) from error
         self._plan = plan
