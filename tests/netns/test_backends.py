@@ -12,6 +12,7 @@ from kill_matrix.stage import HOSTS_OWN_TABLES
 from lab import Agent, Image, Lab, Node, Registry, Resolver
 from lab.dockerd import Dockerd
 from lab.footprint import Footprint
+from lab.resolver import HOST
 from lab.waiting import until
 from steered.namespace import question
 
@@ -234,6 +235,35 @@ def test_a_host_without_ip6tables_steers_ipv4_and_says_so(lab: Lab, node: Node, 
     assert "there is no ip6tables-save here" in agent.log
     agent.stop()
     assert "tidegate" not in node.run(["iptables-save", "-t", "nat"]).or_raise().stdout
+
+
+# As on a kernel without xt_string: the real program, once what it is given does not need that.
+WITHOUT_STRING = r"""
+for name in iptables ip6tables; do
+    for flavour in "" -legacy -nft; do
+        path=/usr/sbin/$name$flavour-restore
+        real=$(readlink -f "$path")
+        rm "$path"
+        printf '%s\n' '#!/bin/bash' 'text=$(cat)' \
+            '[[ $text != *"-m string"* ]] || { echo "Could not load match string" >&2; exit 2; }' \
+            "exec -a ${path##*/} $real \"\$@\" <<<\"\$text\"" >"$path"
+        chmod 755 "$path"
+    done
+done
+"""
+
+
+def test_where_the_kernel_cannot_read_names_every_look_up_passes_the_agent(lab: Lab, node: Node) -> None:
+    """N15: what is steered is steered all the same, and other names are answered."""
+    node.run(["bash", "-c", WITHOUT_STRING]).or_raise()
+    agent = start(node, "iptables")
+    other = node.dig(HOST)
+    pull = node.pull("skopeo", SMALL)
+
+    assert pull.contents == lab.images[SMALL].contents, pull.stderr
+    assert agent.status()["cache"]["misses"]
+    assert other.stdout.strip()
+    assert agent.status()["dns"]["forwarded"]
 
 
 def test_a_host_without_iptables_is_told_what_to_install(node: Node) -> None:
