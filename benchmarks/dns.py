@@ -1,9 +1,8 @@
 """Names: steered ones from the agent's memory, other ones past it, against dnsmasq that tells both.
 
 Run it with `.venv/bin/python benchmarks/dns.py [--rounds N]`, as root. On the agent's node the resolver is
-asked through the rules: steered names reach the agent, other ones pass it by (docs/decisions/0014), but with
-iptables, whose rules cannot tell them apart. Each back end has a node of its own; dnsmasq runs on one more,
-which has no rules, and forwards to the same resolver.
+asked through the rules: steered names reach the agent, other ones pass it by (docs/decisions/0014). Each back
+end has a node of its own; dnsmasq runs on one more, which has no rules, and forwards to the same resolver.
 """
 
 from __future__ import annotations
