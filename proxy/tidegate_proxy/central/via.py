@@ -50,6 +50,7 @@ class Marked:
         patience_s: float | None = None,
         own_authorization: str | None = None,
         proven: bool = False,
+        private: bool = False,
     ) -> UpstreamResponse:
         marked = CIMultiDict(headers)
         marked.popall("Via", None)
@@ -64,6 +65,7 @@ class Marked:
             patience_s=patience_s,
             own_authorization=own_authorization,
             proven=proven,
+            private=private,
         )
 
 

@@ -1,4 +1,7 @@
-"""Blobs of public repositories: from the store, or fetched once and streamed to everyone who waits.
+"""Blobs: from the store, or fetched once and streamed to everyone who waits.
+
+Whoever calls `stored` or `fetched` knows that the repository holds the blob and that the client may read it
+(I6): the store and a fetch that runs are shared by all repositories.
 
 HEAD is answered from metadata and never becomes a download (FEATURES C9). Ranges are RFC 9110's single
 ones (C10); a whole body and a resumed rest are held back at the tail until the digest matched (I2).

@@ -1,9 +1,10 @@
-"""Manifests of public repositories: immutable by digest, revalidated by tag.
+"""Manifests: immutable by digest, revalidated by tag.
 
-A tag costs one HEAD at each use, which no registry counts as a pull (FEATURES C6); when the registry
-does not answer, or answers 429 or a server error, the last variant that the client accepts is served
-stale, up to `stale_max` (C7). What a registry sends is stored only when it hashes to the digest asked
-for, or to the one it claims.
+A tag costs one HEAD at each use, which no registry counts as a pull (FEATURES C6); when the registry does
+not answer, or answers 429 or a server error, the last variant that the client accepts is served stale, up
+to `stale_max` (C7). What a registry sends is stored only when it hashes to the digest asked for, or to the
+one it claims. Nothing leaves the store under a repository that is not known to hold it (I6), and a tag is
+remembered for what its readers may rely on; who reads by a right of its own is never served stale.
 """
 
 import time
@@ -20,6 +21,8 @@ from tidegate_proxy.oci.digest import Digest, InvalidDigest
 from tidegate_proxy.oci.request_path import ManifestByDigest, ManifestByTag
 from tidegate_proxy.registry.answer import Answer, Cache, Incoming, Kind
 from tidegate_proxy.registry.hot_manifests import HotManifests, ReadyAnswer
+from tidegate_proxy.registry.proofs import Proofs
+from tidegate_proxy.registry.public import Shown
 from tidegate_proxy.storage.index import Index, TagVariant
 from tidegate_proxy.storage.store import DigestMismatch, Store
 from tidegate_proxy.upstreams.requester import Requester
@@ -44,6 +47,14 @@ class NotServed(Exception):
     """The cache has no answer of its own: the registry's, untouched, is the right one."""
 
 
+class NotShown(NotServed):
+    """The same, because the registry does not show this reader what it names: neither may the cache."""
+
+
+class Untold(NotServed):
+    """The same, because the registry could not be asked: whoever has the answer may give it."""
+
+
 class Manifests:
     """Answers GET and HEAD of a manifest; raises NotServed, UpstreamUnreachable or UpstreamBroken."""
 
@@ -52,6 +63,7 @@ class Manifests:
         *,
         store: Store,
         index: Index,
+        proofs: Proofs,
         now: Callable[[], datetime],
         stale_max: timedelta,
         patience_s: float,
@@ -61,6 +73,7 @@ class Manifests:
         self._mismatched = mismatched
         self._store = store
         self._index = index
+        self._proofs = proofs
         self._now = now
         self._stale_max = stale_max
         self._patience_s = patience_s
@@ -81,7 +94,7 @@ class Manifests:
         return ready
 
     async def by_digest(self, incoming: Incoming, request: ManifestByDigest, requester: Requester) -> Answer:
-        stored = await self._stored(incoming, request.digest, None, Cache.HIT)
+        stored = await self._stored(incoming, requester, request.digest, None, Cache.HIT)
         if stored is not None:
             return stored
         if incoming.method == "HEAD":
@@ -101,16 +114,16 @@ class Manifests:
             requester.site.registry, str(request.repository), str(request.tag)
         )
         known = [variant for variant in variants if accept.allows(variant.media_type)]
-        last_resort = await self._stale(incoming, known)
+        last_resort = None if requester.own else await self._stale(incoming, requester, known)
         if last_resort is None:
-            if not variants and incoming.method == "GET":
+            if not variants and incoming.method == "GET" and requester.told is None:
                 return await self._downloaded(incoming, request, requester)
             return await self._fresh(incoming, request, requester, patience_s=None)
         if requester.upstream.dark(requester.site):
             return last_resort
         try:
             return await self._fresh(incoming, request, requester, patience_s=self._patience_s)
-        except (UpstreamUnreachable, UpstreamBroken, _Failing):
+        except (UpstreamUnreachable, UpstreamBroken, _Failing, Untold):
             return last_resort
 
     async def _fresh(
@@ -129,9 +142,10 @@ class Manifests:
         if response.status != 200:
             raise NotServed
         if digest is not None:
+            await self._rely(requester, digest)
             media_type = response.headers.get("Content-Type", "")
             tag = _tag_name(requester, request, media_type)
-            stored = await self._stored(incoming, digest, media_type, Cache.REVALIDATED)
+            stored = await self._stored(incoming, requester, digest, media_type, Cache.REVALIDATED)
             if stored is not None:
                 await self._name(tag, digest)
                 return stored
@@ -150,22 +164,40 @@ class Manifests:
     async def _downloaded(self, incoming: Incoming, request: ManifestByTag, requester: Requester) -> Answer:
         response = await requester.request("GET", incoming.target, _accept_of(incoming))
         answer = await self._kept(response, expected=_claimed_digest(response))
-        tag = _tag_name(requester, request, answer.headers["Content-Type"])
-        await self._name(tag, Digest.parse(answer.headers["Docker-Content-Digest"]))
+        digest = Digest.parse(answer.headers["Docker-Content-Digest"])
+        await self._rely(requester, digest)
+        await self._name(_tag_name(requester, request, answer.headers["Content-Type"]), digest)
         return answer
 
-    async def _stale(self, incoming: Incoming, variants: Sequence[TagVariant]) -> Answer | None:
+    async def _rely(self, requester: Requester, digest: Digest) -> None:
+        """A tag names that manifest; raises NotShown or Untold where these readers may not rely on it."""
+        match await self._proofs.named(requester, digest):
+            case Shown.NO:
+                raise NotShown
+            case Shown.UNTOLD:
+                raise Untold
+
+    async def _stale(
+        self, incoming: Incoming, requester: Requester, variants: Sequence[TagVariant]
+    ) -> Answer | None:
         for variant in sorted(variants, key=lambda each: each.checked_at, reverse=True):
             if self._now() - variant.checked_at > self._stale_max:
                 continue
-            answer = await self._stored(incoming, variant.digest, variant.media_type, Cache.STALE)
+            answer = await self._stored(incoming, requester, variant.digest, variant.media_type, Cache.STALE)
             if answer is not None:
                 return answer
         return None
 
     async def _stored(
-        self, incoming: Incoming, digest: Digest, media_type: str | None, cache: Cache
+        self,
+        incoming: Incoming,
+        requester: Requester,
+        digest: Digest,
+        media_type: str | None,
+        cache: Cache,
     ) -> Answer | None:
+        if not await self._proofs.known(requester, digest):
+            return None  # before the store is looked at: that it is there must not be seen
         blob = self._store.blob(digest)
         if blob is None:
             return None

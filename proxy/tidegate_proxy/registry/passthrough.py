@@ -12,13 +12,24 @@ from tidegate_proxy.upstreams.upstream import Upstream, UpstreamResponse
 
 
 async def pass_through(
-    upstream: Upstream, incoming: Incoming, *, kind: Kind = Kind.OTHER, patience_s: float | None = None
+    upstream: Upstream,
+    incoming: Incoming,
+    *,
+    kind: Kind = Kind.OTHER,
+    patience_s: float | None = None,
+    proven: bool = False,
 ) -> Answer:
     """Send the request on as it came and answer what comes back; raises UpstreamUnreachable."""
     headers = end_to_end(incoming.headers.items())
     headers.popall("Expect", None)  # answered by us already
     response = await upstream.request(
-        incoming.site, incoming.method, incoming.target, headers, body=incoming.body, patience_s=patience_s
+        incoming.site,
+        incoming.method,
+        incoming.target,
+        headers,
+        body=incoming.body,
+        patience_s=patience_s,
+        proven=proven,
     )
     return as_answer(response, kind)
 

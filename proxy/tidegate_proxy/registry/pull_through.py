@@ -17,8 +17,12 @@ from tidegate_proxy.fetching.fetch import Fetches
 from tidegate_proxy.fetching.filling import FetchEnded
 from tidegate_proxy.registry.blobs import Blobs
 from tidegate_proxy.registry.manifests import Manifests
+from tidegate_proxy.registry.membership import Membership
+from tidegate_proxy.registry.private import Private
+from tidegate_proxy.registry.proofs import Proofs
 from tidegate_proxy.registry.public import Readable
 from tidegate_proxy.registry.registry import RegistryService
+from tidegate_proxy.registry.rights import Rights
 from tidegate_proxy.storage.index import Index
 from tidegate_proxy.storage.store import Durability, Store
 from tidegate_proxy.storage.usage import Usage
@@ -67,26 +71,39 @@ class PullThroughCache:
         parts.push_async_callback(anonymous.close)
         signed_in = SignedIn(upstream, credentials, clock=time.monotonic)
         parts.push_async_callback(signed_in.close)
+        membership = Membership(index)
         readable = Readable(
             anonymous=anonymous,
             signed_in=signed_in,
             credentials=credentials,
             index=index,
+            membership=membership,
             now=_now,
             patience_s=PATIENCE_S,
         )
         parts.push_async_callback(readable.close)
         fetches = Fetches(store, observe=fetch_ended)
         parts.push_async_callback(fetches.close)
+        proofs = Proofs(membership=membership, readable=readable)
         service = RegistryService(
             upstream=upstream,
             anonymous=anonymous,
             signed_in=signed_in,
             credentials=credentials,
             readable=readable,
+            private=Private(
+                upstream=upstream,
+                anonymous=anonymous,
+                signed_in=signed_in,
+                rights=Rights(clock=time.monotonic, now=_now),
+                membership=membership,
+            ),
+            membership=membership,
+            proofs=proofs,
             manifests=Manifests(
                 store=store,
                 index=index,
+                proofs=proofs,
                 now=_now,
                 stale_max=stale_max,
                 patience_s=PATIENCE_S,

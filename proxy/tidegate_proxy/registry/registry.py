@@ -1,12 +1,13 @@
 """What a registry request gets: the path is read once, then the cache or the registry answers.
 
-Reads of repositories that every client may read are answered from the store or fetched into it: public
-ones, and those of a shared login (`share = "node"`). Everything else passes through uncached, with the
-client's own Authorization; where that is not enough for a read, with the shared login's. While a registry
-is dark its ping is answered without a challenge, because nobody could log in, and such content is served
-without a token; never while the registry answers, or clients would stop sending credentials (DESIGN,
-section 6). The one exception is a registry with a shared login that turns clients without one away at the
-ping (decision 0019).
+Reads are answered from the store or fetched into it where the client may read the repository and that is
+known to hold what is asked for (I6): every client reads public repositories and those of a shared login
+(`share = "node"`), others by a right of its own (`private`). Everything else passes through uncached, with
+the client's own Authorization; where that is not enough for a read, with the shared login's. While a
+registry is dark its ping is answered without a challenge, because nobody could log in, and what every
+client may read is served without a token; never while the registry answers, or clients would stop sending
+credentials (DESIGN, section 6). The one exception is a registry with a shared login that turns clients
+without one away at the ping (decision 0019).
 """
 
 import functools
@@ -40,9 +41,12 @@ from tidegate_proxy.oci.request_path import (
 from tidegate_proxy.registry.answer import Answer, Cache, Incoming, Kind
 from tidegate_proxy.registry.blobs import Blobs
 from tidegate_proxy.registry.hot_manifests import ReadyAnswer
-from tidegate_proxy.registry.manifests import Manifests, NotServed
+from tidegate_proxy.registry.manifests import Manifests, NotServed, NotShown, Untold
+from tidegate_proxy.registry.membership import Membership
 from tidegate_proxy.registry.passthrough import as_answer, pass_through
-from tidegate_proxy.registry.public import Readable, Right
+from tidegate_proxy.registry.private import Private
+from tidegate_proxy.registry.proofs import Proofs
+from tidegate_proxy.registry.public import Readable, Right, Shown
 from tidegate_proxy.site import Site
 from tidegate_proxy.storage.index import Index
 from tidegate_proxy.upstreams.anonymous import Anonymous
@@ -72,6 +76,9 @@ class RegistryService:
         signed_in: SignedIn,
         credentials: Credentials,
         readable: Readable,
+        private: Private,
+        membership: Membership,
+        proofs: Proofs,
         manifests: Manifests,
         blobs: Blobs,
         index: Index,
@@ -84,6 +91,9 @@ class RegistryService:
         self._signed_in = signed_in
         self._credentials = credentials
         self._readable = readable
+        self._private = private
+        self._membership = membership
+        self._proofs = proofs
         self._manifests = manifests
         self._blobs = blobs
         self._index = index
@@ -122,30 +132,45 @@ class RegistryService:
             return None
         if not self._readable.known(site, request.repository):
             return None
+        if not self._membership.remembered(site, request.repository, request.digest):
+            return None
         return self._manifests.at_hand(request.digest)
 
-    async def pass_through(self, incoming: Incoming) -> Answer:
-        """The registry's own answer; bytes asked for by digest still end only when they match it (I2)."""
+    async def pass_through(self, incoming: Incoming, *, proven: bool = False) -> Answer:
+        """The registry's own answer; bytes asked for by digest still end only when they match it (I2).
+
+        `proven` as for `Upstream.request`.
+        """
         try:
             request: Request | None = parse_request(incoming.method, incoming.path, incoming.query)
         except Exception:  # noqa: BLE001 - refused or a bug of the parser: the registry's answer needs neither (I1)
             request = None
         if self._is_forbidden(request):
             return _refused(_NO_PUSHES)
-        return _checked(
-            incoming, request, await pass_through(self._upstream, incoming, kind=_kind_of(request))
-        )
+        answer = await pass_through(self._upstream, incoming, kind=_kind_of(request), proven=proven)
+        return _checked(incoming, request, answer)
 
     def _is_forbidden(self, request: Request | None) -> bool:
         return not self._pushes and isinstance(request, Upload | Write)
 
-    async def _uncached(self, incoming: Incoming, repository: Repository) -> Answer:
-        """A read that is not for the cache: in the client's own name, or else in the shared login's."""
-        if self._credentials.shared(incoming.site) is None:
-            return await self.pass_through(incoming)
+    async def _uncached(
+        self,
+        incoming: Incoming,
+        repository: Repository,
+        *,
+        proves: ManifestByTag | ManifestByDigest | Blob | None = None,
+    ) -> Answer:
+        """A read that is not for the cache: in the client's own name, or else in the shared login's.
+
+        What the registry answers in the client's own name may prove its right to what it `proves`.
+        """
         if "Authorization" not in incoming.headers:
             return await self._signed_in_through(incoming, repository) or await self.pass_through(incoming)
         own = await self.pass_through(incoming)
+        if proves is not None:
+            await self._private.passed_through(incoming, proves, own)
+        if self._credentials.shared(incoming.site) is None:
+            return own
         if own.status not in _REFUSED:
             return own
         shared = await self._signed_in_through(incoming, repository)
@@ -174,7 +199,7 @@ class RegistryService:
         return _checked(incoming, request, as_answer(response, _kind_of(request)))
 
     async def _ping(self, incoming: Incoming) -> Answer:
-        registry = incoming.site.registry
+        registry = incoming.site.namespace
         credential = self._credentials.shared(incoming.site)
         something_to_serve = await self._index.any_public(registry) or (
             credential is not None and await self._index.any_public(registry, credential.key)
@@ -217,13 +242,12 @@ class RegistryService:
         return Answer(status=200, headers=headers, body=b"{}")
 
     async def _read(self, incoming: Incoming, request: ManifestByTag | ManifestByDigest | Blob) -> Answer:
-        repository = request.repository
-        right = await self._readable.by_everyone(incoming.site, repository, incoming.path)
+        right = await self._readable.by_everyone(incoming.site, request.repository, incoming.path)
         if right is None:
-            return await self._uncached(incoming, repository)
+            return await self._read_by_own_right(incoming, request)
         requester = Requester(
             site=incoming.site,
-            repository=repository,
+            repository=request.repository,
             authorization=incoming.headers.get("Authorization"),
             credential=self._credentials.of(incoming.site),
             shared=right is Right.SHARED,
@@ -232,44 +256,91 @@ class RegistryService:
             signed_in=self._signed_in,
         )
         try:
+            return await self._read_as(incoming, request, requester)
+        except NotShown:
+            # What everyone could read may be for some alone by now, of whom this client may be one.
+            if await self._readable.by_everyone(incoming.site, request.repository, incoming.path) is None:
+                return await self._read_by_own_right(incoming, request)
+            return await self._uncached(incoming, request.repository)
+        except Untold:
+            return await self.pass_through(incoming, proven=True)
+
+    async def _read_by_own_right(
+        self, incoming: Incoming, request: ManifestByTag | ManifestByDigest | Blob
+    ) -> Answer:
+        requester = await self._private.requester(incoming, request)
+        if requester is None:
+            return await self._uncached(incoming, request.repository, proves=request)
+        return await self._read_as(incoming, request, requester)
+
+    async def _read_as(
+        self, incoming: Incoming, request: ManifestByTag | ManifestByDigest | Blob, requester: Requester
+    ) -> Answer:
+        """For a requester that may read the repository; raises NotShown or Untold."""
+        try:
             match request:
                 case ManifestByTag():
-                    return await self._manifests.by_tag(incoming, request, requester)
+                    answer = await self._manifests.by_tag(incoming, request, requester)
                 case ManifestByDigest():
-                    return await self._manifests.by_digest(incoming, request, requester)
+                    if incoming.method == "GET":
+                        await self._must_hold(requester, "manifests", request.digest)
+                    answer = await self._manifests.by_digest(incoming, request, requester)
                 case Blob():
-                    stored = self._blobs.stored(incoming, request.digest)
                     if incoming.method == "HEAD":
-                        return await self._described(incoming, requester, stored)
-                    if stored is not None:
-                        return stored
-                    return await self._blobs.fetched(incoming, request, requester)
+                        return await self._described(incoming, request, requester)
+                    await self._must_hold(requester, "blobs", request.digest)
+                    stored = self._blobs.stored(incoming, request.digest)
+                    return stored or await self._blobs.fetched(incoming, request, requester)
                 case _:
                     assert_never(request)
+            await self._membership.served(incoming.site, request.repository, answer)
+            return answer
+        except (NotShown, Untold):
+            raise
         except (NotServed, OriginRefused):
-            return await self._uncached(incoming, repository)
+            return await self._uncached(incoming, request.repository)
         except OriginUnreachable as error:
             step = error.next_step or "tidegate status"
             raise UpstreamUnreachable(incoming.site, error.cause, next_step=step) from error
 
-    async def _described(self, incoming: Incoming, requester: Requester, stored: Answer | None) -> Answer:
+    async def _must_hold(self, requester: Requester, kind: str, digest: Digest) -> None:
+        """Raises NotShown or Untold where the repository does not, as far as these readers may know."""
+        match await self._proofs.shown(requester, kind, digest):
+            case Shown.NO:
+                raise NotShown
+            case Shown.UNTOLD:
+                raise Untold
+
+    async def _described(self, incoming: Incoming, request: Blob, requester: Requester) -> Answer:
         """HEAD of a blob. Who pushes skips what is there already: that *this* repository has it, only the
-        registry knows; the store may hold it for another."""
+        registry knows for sure; what is known of that is good enough where it does not answer."""
+        held = await self._proofs.known(requester, request.digest)
+        stored = self._blobs.stored(incoming, request.digest) if held else None
         if stored is None:
             return await self._blobs.described(incoming, requester)
-        if self._upstream.dark(incoming.site):
+        if not requester.own and self._upstream.dark(incoming.site):
             return stored
         try:
             answer = await self._blobs.described(incoming, requester, patience_s=self._patience_s)
         except (UpstreamUnreachable, OriginRefused):
+            if requester.own:
+                raise
             return stored
+        if answer.status in FAILING and requester.own:
+            return answer
         return stored if answer.status in FAILING or answer.status == 200 else answer
 
     async def _write(self, incoming: Incoming, request: Write) -> Answer:
         answer = await self.pass_through(incoming)
-        if answer.status < 300 and isinstance(request.target, ManifestByTag):
-            target = request.target
+        target = request.target
+        if answer.status < 300 and isinstance(target, ManifestByTag):
             await self._index.drop_tag(incoming.site.registry, str(target.repository), str(target.tag))
+        elif (
+            answer.status < 300
+            and incoming.method == "DELETE"
+            and isinstance(target, ManifestByDigest | Blob)
+        ):
+            await self._membership.forget(incoming.site, target.repository, target.digest)
         return answer
 
 

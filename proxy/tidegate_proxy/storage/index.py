@@ -21,6 +21,7 @@ from typing import Self, TypeVar
 from tidegate_proxy.oci.descriptor import Descriptor
 from tidegate_proxy.oci.digest import Digest, InvalidDigest
 from tidegate_proxy.storage.index_file import IndexFile, Row
+from tidegate_proxy.storage.members import Members
 from tidegate_proxy.storage.remembered import MISSING, Remembered
 
 K = TypeVar("K", bound=Hashable)
@@ -54,6 +55,8 @@ class Index:
         self._tags: Remembered[tuple[str, str, str], tuple[TagVariant, ...]] = Remembered(remembered)
         self._public: Remembered[tuple[str, str, str], datetime | None] = Remembered(remembered)
         self._any_public: Remembered[tuple[str, str], bool] = Remembered(remembered)
+        self.members = Members(file, self._in_thread, remembered=remembered)
+        """Which repository holds what."""
         self._touched: dict[Digest, datetime] = {}
         self._timer: asyncio.TimerHandle | None = None
 

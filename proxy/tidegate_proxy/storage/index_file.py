@@ -33,6 +33,8 @@ CREATE TABLE uses (digest TEXT PRIMARY KEY, last_use REAL NOT NULL) STRICT, WITH
 _ADDED = """
 CREATE TABLE IF NOT EXISTS shared (registry TEXT, repository TEXT, login TEXT, checked_at REAL NOT NULL,
     PRIMARY KEY (registry, repository, login)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS members (digest TEXT, registry TEXT, repository TEXT,
+    PRIMARY KEY (digest, registry, repository)) STRICT, WITHOUT ROWID;
 """
 
 

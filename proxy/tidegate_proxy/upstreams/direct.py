@@ -86,6 +86,7 @@ class DirectUpstream:
         patience_s: float | None = None,
         own_authorization: str | None = None,
         proven: bool = False,  # noqa: ARG002 - the registry judges for itself
+        private: bool = False,  # noqa: ARG002 - and nobody else sees it
         silence_s: float | None = None,
     ) -> HttpResponse:
         if patience_s is not None and (reason := self._offline(site.host)):

@@ -1,7 +1,9 @@
 """Requests for one repository in the right name: a configured login's, the client's own, or nobody's.
 
-What is asked for here may be read by every client. So the configured login goes first, that misses count on
-it; where it cannot be used or does not help, the request is made as if there were none (I1).
+What every client may read is asked for in the configured login's name first, that misses count on it;
+where it cannot be used or does not help, the request is made as if there were none (I1). What a client may
+read by its own right alone is asked for in its own name, and never through a cache that ignores
+credentials (I6).
 """
 
 from collections.abc import Mapping
@@ -19,11 +21,26 @@ from tidegate_proxy.upstreams.upstream import Upstream, UpstreamResponse, Upstre
 _REFUSED = frozenset({401, 403})
 
 
+class Told:
+    """The answer to a HEAD that was asked to prove something: who asks the same again is given it, once."""
+
+    def __init__(self, target: str, response: UpstreamResponse) -> None:
+        self._target = target
+        self._response: UpstreamResponse | None = response
+
+    def take(self, method: str, target: str) -> UpstreamResponse | None:
+        if (method, target) != ("HEAD", self._target):
+            return None
+        response, self._response = self._response, None
+        return response
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requester:
     """Sends reads for `repository`. Two that compare equal ask with the same right.
 
-    `shared`: it is the configured login's right that every client uses here, not everyone's.
+    `shared`: it is the configured login's right that every client uses here, not everyone's. `own`: it is the
+    right of `authorization` alone.
     """
 
     site: Site
@@ -31,6 +48,8 @@ class Requester:
     authorization: str | None = field(repr=False)
     credential: Credential | None = None
     shared: bool = False
+    own: bool = False
+    told: Told | None = field(default=None, compare=False, repr=False)
     upstream: Upstream = field(compare=False, repr=False)
     anonymous: Anonymous = field(compare=False, repr=False)
     signed_in: SignedIn = field(compare=False, repr=False)
@@ -47,6 +66,8 @@ class Requester:
         """Like `Upstream.request`; bodies are asked for without content coding."""
         sent = CIMultiDict(headers)
         sent["Accept-Encoding"] = "identity"
+        if self.own:
+            return await self._in_own_name(method, target, sent, follow_redirects, patience_s)
         if self.credential is None:
             return await self._without_login(method, target, sent, follow_redirects, patience_s)
         limited, failing = None, ""
@@ -85,6 +106,30 @@ class Requester:
             # That nobody else may read it is no news: what is cached stands, as when the registry is dark.
             raise UpstreamUnreachable(self.site, failing)
         return response
+
+    async def _in_own_name(
+        self,
+        method: str,
+        target: str,
+        headers: CIMultiDict[str],
+        follow_redirects: bool,
+        patience_s: float | None,
+    ) -> UpstreamResponse:
+        """What a HEAD tells is a proof, so only who enforces rights may answer it; the rest was proven."""
+        if self.told is not None and (known := self.told.take(method, target)) is not None:
+            return known
+        assert self.authorization is not None  # whoever has none has no right of its own
+        headers["Authorization"] = self.authorization
+        return await self.upstream.request(
+            self.site,
+            method,
+            target,
+            headers,
+            follow_redirects=follow_redirects,
+            patience_s=patience_s,
+            proven=method != "HEAD",
+            private=True,
+        )
 
     async def _without_login(
         self,

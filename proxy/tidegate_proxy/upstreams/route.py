@@ -1,10 +1,11 @@
 """Which upstreams a request may go to, and which of them first: pure.
 
 Content that whoever asks may read comes from any upstream, in the configured order; several of one kind
-share it, each digest having its home (FEATURES T6). All else is between a client and its registry: logins,
-proofs, pushes. It goes there directly, or a cache that ignores credentials could answer for the registry
-(DESIGN, I6). A central tier, which enforces who may read, is asked for private content when direct fails.
-Where going direct is denied, connect tiers carry all of it.
+share it, each digest having its home (FEATURES T6). What only some may read never passes a connect tier,
+which may keep it and ignore credentials; central tiers enforce who may read. All else is between a client
+and its registry: logins, proofs, pushes. It goes there directly, or a cache that ignores credentials could
+answer for the registry (DESIGN, I6). A central tier is asked for proofs when direct fails. Where going
+direct is denied, connect tiers carry all of it.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ class Errand(Enum):
 
     CONTENT = "content"
     """A read by somebody who is known to have the right."""
+    PRIVATE = "private"
+    """The same, of something that not everybody may read."""
     JUDGED = "judged"
     """A read whose answer tells who has the right."""
     PING = "ping"
@@ -49,7 +52,7 @@ class Named(Protocol):
 N = TypeVar("N", bound=Named)
 
 
-def errand(method: str, target: str, *, proven: bool) -> tuple[Errand, str]:
+def errand(method: str, target: str, *, proven: bool, private: bool = False) -> tuple[Errand, str]:
     """What the request is for, and the key by which equal tiers share it."""
     path, _, query = target.partition("?")
     try:
@@ -65,7 +68,9 @@ def errand(method: str, target: str, *, proven: bool) -> tuple[Errand, str]:
             return Errand.PING, path
         case _:
             return Errand.OTHER, path
-    return (Errand.CONTENT if proven else Errand.JUDGED), key
+    if not proven:
+        return Errand.JUDGED, key
+    return (Errand.PRIVATE if private else Errand.CONTENT), key
 
 
 def route(upstreams: Sequence[N], what: Errand, key: str) -> list[N]:
@@ -74,8 +79,10 @@ def route(upstreams: Sequence[N], what: Errand, key: str) -> list[N]:
     match what:
         case Errand.CONTENT:
             return _shared(upstreams, key)
-        case Errand.JUDGED if denied:
+        case Errand.JUDGED | Errand.PRIVATE if denied:
             return _shared(upstreams, key)
+        case Errand.PRIVATE:
+            return _shared([each for each in upstreams if each.kind != "connect"], key)
         case Errand.JUDGED:
             kinds: tuple[str, ...] = ("direct", "central")
         case _:

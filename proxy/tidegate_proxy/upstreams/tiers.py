@@ -97,8 +97,9 @@ class Tiers:
         patience_s: float | None = None,
         own_authorization: str | None = None,
         proven: bool = False,
+        private: bool = False,
     ) -> UpstreamResponse:
-        what, key = errand(method, target, proven=proven)
+        what, key = errand(method, target, proven=proven, private=private)
         asked = self._order(site, what, key, has_alternative=patience_s is not None)
         if body is not None:
             asked = asked[:1]  # it can be sent once
@@ -132,7 +133,7 @@ class Tiers:
                 await response.close()
                 causes.append(_told(member, f"answers {response.status}"))
                 continue
-            if what is Errand.CONTENT and method == "GET":
+            if what in (Errand.CONTENT, Errand.PRIVATE) and method == "GET":
                 self._doubts.served(key, member)
             return response
         if what is Errand.PING and self._content_flows(site):

@@ -68,12 +68,14 @@ class Upstream(Protocol):
         patience_s: float | None = None,
         own_authorization: str | None = None,
         proven: bool = False,
+        private: bool = False,
     ) -> UpstreamResponse:
         """Send `method target` to the site; `target` is path and query exactly as they go on the wire.
 
         `patience_s` bounds the time until the answer's head; who gives it has an alternative. `headers` may
         hold the client's Authorization; one that we obtained is given as `own_authorization` instead, for
         the registry alone: a tier that speaks for itself never sees it. `proven` says that whoever asks may
-        read this: then also a cache that ignores credentials may answer. Raises UpstreamUnreachable.
+        read this: then also a cache that ignores credentials may answer; not so if it is `private`, or others
+        would read it there. Raises UpstreamUnreachable.
         """
         ...
