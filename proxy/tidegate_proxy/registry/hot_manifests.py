@@ -52,3 +52,9 @@ class HotManifests:
         while self._held_bytes > self._limit_bytes:
             _, dropped = self._entries.popitem(last=False)
             self._held_bytes -= len(dropped.body)
+
+    def drop(self, digest: Digest) -> None:
+        """Let go of a manifest, if it is held."""
+        dropped = self._entries.pop(digest.encoded, None)
+        if dropped is not None:
+            self._held_bytes -= len(dropped.body)

@@ -93,6 +93,10 @@ class Manifests:
             self._index.touch(digest, self._now())
         return ready
 
+    def drop(self, digest: Digest) -> None:
+        """Have it no longer in memory."""
+        self._hot.drop(digest)
+
     async def by_digest(self, incoming: Incoming, request: ManifestByDigest, requester: Requester) -> Answer:
         stored = await self._stored(incoming, requester, request.digest, None, Cache.HIT)
         if stored is not None:
@@ -233,7 +237,7 @@ class Manifests:
         digest = expected or Digest.of(manifest)
         media_type = response.headers.get("Content-Type", "application/octet-stream")
         await self._store.put(digest, manifest)
-        await self._index.put_descriptor(
+        await self._index.put_manifest(
             Descriptor(media_type=media_type, digest=digest, size_bytes=len(manifest))
         )
         announced = self._announced.pop(digest, None)

@@ -4,7 +4,6 @@ It knows nothing of steering or TLS termination: a node's agent feeds it interce
 central tier its own listeners.
 """
 
-import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -15,6 +14,7 @@ from typing import Self
 
 from tidegate_proxy.fetching.fetch import Fetches
 from tidegate_proxy.fetching.filling import FetchEnded
+from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.registry.blobs import Blobs
 from tidegate_proxy.registry.manifests import Manifests
 from tidegate_proxy.registry.membership import Membership
@@ -43,7 +43,7 @@ class PullThroughCache:
     store: Store
     index: Index
     fetches: Fetches
-    usage: Usage
+    manifests: Manifests
 
     @classmethod
     async def open(
@@ -62,10 +62,9 @@ class PullThroughCache:
         """Everything open, to be closed by `parts`; raises StartRefused for an unusable state directory."""
         store = Store.open(state_dir, durability=durability)
         parts.callback(store.close)
-        counting = asyncio.create_task(store.run(store.count_usage), name="count stored blobs")
-        parts.push_async_callback(asyncio.wait, [counting])
         index = Index.open(state_dir / "index.sqlite", say=say)
         parts.push_async_callback(index.close)
+        store.stored = index.catalogue.stored
         credentials = credentials or Credentials(clock=time.monotonic)
         anonymous = Anonymous(upstream, clock=time.monotonic, challenged=credentials.challenged)
         parts.push_async_callback(anonymous.close)
@@ -85,6 +84,17 @@ class PullThroughCache:
         fetches = Fetches(store, observe=fetch_ended)
         parts.push_async_callback(fetches.close)
         proofs = Proofs(membership=membership, readable=readable)
+        manifests = Manifests(
+            store=store,
+            index=index,
+            proofs=proofs,
+            now=_now,
+            stale_max=stale_max,
+            patience_s=PATIENCE_S,
+            mismatched=lambda digest: fetch_ended(
+                FetchEnded(digest=digest, ending="mismatch", received_bytes=0)
+            ),
+        )
         service = RegistryService(
             upstream=upstream,
             anonymous=anonymous,
@@ -100,23 +110,28 @@ class PullThroughCache:
             ),
             membership=membership,
             proofs=proofs,
-            manifests=Manifests(
-                store=store,
-                index=index,
-                proofs=proofs,
-                now=_now,
-                stale_max=stale_max,
-                patience_s=PATIENCE_S,
-                mismatched=lambda digest: fetch_ended(
-                    FetchEnded(digest=digest, ending="mismatch", received_bytes=0)
-                ),
-            ),
+            manifests=manifests,
             blobs=Blobs(store=store, index=index, fetches=fetches, now=_now),
             index=index,
             patience_s=PATIENCE_S,
             pushes=pushes,
         )
-        return cls(service=service, store=store, index=index, fetches=fetches, usage=store.usage)
+        return cls(service=service, store=store, index=index, fetches=fetches, manifests=manifests)
+
+    @property
+    def usage(self) -> Usage:
+        """How much is stored, and how much was evicted."""
+        return self.index.catalogue.usage
+
+    async def purge(self, digest: Digest) -> int:
+        """Give up one blob or manifest; returns its bytes, 0 where there was none. Raises OSError.
+
+        Who reads it goes on reading, and a fetch of it that is under way stores it anew.
+        """
+        size_bytes = await self.store.run(self.store.remove, digest)
+        self.manifests.drop(digest)
+        await self.index.forget_missing([digest], self.store.holds)
+        return size_bytes
 
 
 def _now() -> datetime:

@@ -1,4 +1,6 @@
-"""What is known about stored content beside its bytes: media types, tags, who may read what, last use.
+"""What is known about stored content beside its bytes: media types, tags, who may read what.
+
+Which content there is, and when it was used, is the catalogue's to say, in the same file.
 
 One process owns the file. All SQL runs in one thread of the index; answers are remembered, so that a
 hit's look-up is a dict access and no thread hop. Writes are remembered at once and written in order.
@@ -20,6 +22,7 @@ from typing import Self, TypeVar
 
 from tidegate_proxy.oci.descriptor import Descriptor
 from tidegate_proxy.oci.digest import Digest, InvalidDigest
+from tidegate_proxy.storage.catalogue import Catalogue
 from tidegate_proxy.storage.index_file import IndexFile, Row
 from tidegate_proxy.storage.members import Members
 from tidegate_proxy.storage.remembered import MISSING, Remembered
@@ -32,8 +35,6 @@ _READABLE = {
     False: "public WHERE registry = ? AND repository = ?",
     True: "shared WHERE registry = ? AND repository = ? AND login = ?",
 }
-_TOUCHES_AT_ONCE = 1024
-_TOUCHES_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +58,7 @@ class Index:
         self._any_public: Remembered[tuple[str, str], bool] = Remembered(remembered)
         self.members = Members(file, self._in_thread, remembered=remembered)
         """Which repository holds what."""
-        self._touched: dict[Digest, datetime] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self.catalogue = Catalogue(file, self._thread)
 
     @classmethod
     def open(cls, path: Path, *, say: Callable[[str], None] | None = None, remembered: int = 65_536) -> Self:
@@ -164,25 +164,23 @@ class Index:
         self._any_public.forget((registry, login))
         await self._write(f"DELETE FROM {_READABLE[bool(login)]}", _readable_row(registry, repository, login))
 
-    def touch(self, digest: Digest, when: datetime) -> None:
-        """The content was used: a dict entry now, and one transaction for many of them a little later."""
-        self._touched[digest] = when
-        if len(self._touched) >= _TOUCHES_AT_ONCE:
-            self._flush_touches()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_TOUCHES_EVERY_S, self._flush_touches)
+    async def put_manifest(self, descriptor: Descriptor) -> None:
+        """As `put_descriptor`, of content that is a manifest: the catalogue keeps it longer."""
+        await self.put_descriptor(descriptor)
+        self.catalogue.is_manifest(descriptor.digest)
 
-    async def last_use(self, digest: Digest) -> datetime | None:
-        """When the content was last used, if that is known."""
-        self._flush_touches()
-        rows = await self._in_thread(
-            self._file.select, "SELECT last_use FROM uses WHERE digest = ?", (str(digest),)
-        )
-        return _time(rows[0][0]) if rows else None
+    async def forget_missing(self, digests: Sequence[Digest], holds: Callable[[Digest], bool]) -> None:
+        """Forget what is known of contents that `holds` denies; see the catalogue."""
+        for digest in await self.catalogue.forget_missing(digests, holds):
+            self._descriptors.forget(digest)
+
+    def touch(self, digest: Digest, when: datetime) -> None:
+        """The content was used."""
+        self.catalogue.touch(digest, when)
 
     async def close(self) -> None:
         """Write what is waiting, then close the file."""
-        self._flush_touches()
+        self.catalogue.flush_touches()
         await self._in_thread(self._file.close)
         self._thread.shutdown(wait=False)
 
@@ -205,18 +203,6 @@ class Index:
 
     async def _write(self, sql: str, row: Row) -> None:
         await self._in_thread(self._file.write, sql, (row,))
-
-    def _flush_touches(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if not self._touched:
-            return
-        touched, self._touched = self._touched, {}
-        rows = [(str(digest), when.timestamp()) for digest, when in touched.items()]
-        self._thread.submit(
-            self._file.write, "INSERT OR REPLACE INTO uses (digest, last_use) VALUES (?, ?)", rows
-        )
 
     async def _in_thread(self, function: Callable[..., V], *arguments: object) -> V:
         # Shielded: a caller that is cancelled must not take a write with it that memory already shows.

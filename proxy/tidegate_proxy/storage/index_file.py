@@ -25,7 +25,6 @@ CREATE TABLE tags (registry TEXT, repository TEXT, tag TEXT, media_type TEXT, di
     checked_at REAL NOT NULL, PRIMARY KEY (registry, repository, tag, media_type)) STRICT, WITHOUT ROWID;
 CREATE TABLE public (registry TEXT, repository TEXT, checked_at REAL NOT NULL,
     PRIMARY KEY (registry, repository)) STRICT, WITHOUT ROWID;
-CREATE TABLE uses (digest TEXT PRIMARY KEY, last_use REAL NOT NULL) STRICT, WITHOUT ROWID;
 """
 
 
@@ -35,6 +34,19 @@ CREATE TABLE IF NOT EXISTS shared (registry TEXT, repository TEXT, login TEXT, c
     PRIMARY KEY (registry, repository, login)) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS members (digest TEXT, registry TEXT, repository TEXT,
     PRIMARY KEY (digest, registry, repository)) STRICT, WITHOUT ROWID;
+"""
+
+# Triggers keep the totals, which a start must not count a million rows for.
+_CATALOGUE = """
+CREATE TABLE blobs (digest TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL, last_use REAL NOT NULL,
+    manifest INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX blobs_by_use ON blobs (manifest, last_use);
+CREATE TABLE totals (blobs INTEGER NOT NULL, size_bytes INTEGER NOT NULL) STRICT;
+INSERT INTO totals VALUES (0, 0);
+CREATE TRIGGER blob_came AFTER INSERT ON blobs BEGIN
+    UPDATE totals SET blobs = blobs + 1, size_bytes = size_bytes + new.size_bytes; END;
+CREATE TRIGGER blob_went AFTER DELETE ON blobs BEGIN
+    UPDATE totals SET blobs = blobs - 1, size_bytes = size_bytes - old.size_bytes; END;
 """
 
 
@@ -50,6 +62,9 @@ class IndexFile:
         self._say = say
         self._said: set[str] = set()
         self._seen: os.stat_result | None = None
+        self.generation = 0
+        """How often a file was opened: another number, another file, maybe an empty one."""
+        self.lost_writes = 0
         self._connection = self._open()
 
     def select(self, sql: str, parameters: Row) -> list[Row]:
@@ -61,12 +76,14 @@ class IndexFile:
         many = list(rows)
         self._follow()
 
-        def transaction(connection: sqlite3.Connection) -> None:
+        def transaction(connection: sqlite3.Connection) -> bool:
             with connection:
                 connection.execute("BEGIN")
                 connection.executemany(sql, many)
+            return True
 
-        self._attempt(transaction, None)
+        if not self._attempt(transaction, False):
+            self.lost_writes += 1
 
     def close(self) -> None:
         """Check the log in and close."""
@@ -118,6 +135,7 @@ class IndexFile:
                 return True
 
     def _open(self) -> sqlite3.Connection:
+        self.generation += 1
         for _ in range(2):
             try:
                 connection = _connect(self._path)
@@ -167,6 +185,8 @@ def _connect(path: Path | None) -> sqlite3.Connection:
         if not tables:
             connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
         connection.executescript(_ADDED)
+        if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'totals'").fetchone():
+            connection.executescript(f"BEGIN; {_CATALOGUE} COMMIT;")
     except BaseException:
         connection.close()
         raise

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.storage.reading import OpenFile
 
 
@@ -64,9 +65,10 @@ class PartialBlob:
         if self._sync:
             _sync_directory(self._final.parent)
 
-    def published_before(self) -> bool:
-        """Whether the blob is in the store already: two manifests fetched at once, say."""
-        return self._final.exists()
+    @property
+    def digest(self) -> Digest:
+        """What the blob will be called, by its place in the store."""
+        return Digest(self._final.parent.parent.name, self._final.name)
 
     def size_bytes(self) -> int:
         """How many bytes the file has now."""

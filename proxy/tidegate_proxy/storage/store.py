@@ -8,8 +8,8 @@ with the disk may fail a pull that could do without it. A blob that cannot be op
 that cannot be written is not stored, and whoever has its bytes serves them; only at the start is an
 unusable directory refused, while somebody is there to read why.
 
-This module does not evict, does not resume what an earlier process left in `partial`, and knows
-neither tags nor media types: see the index.
+This module does not decide what is evicted, does not resume what an earlier process left in `partial`,
+and knows neither tags nor media types: see the upkeep and the index.
 """
 
 import asyncio
@@ -31,7 +31,6 @@ from tidegate_proxy.oci.byte_range import Extent
 from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.storage.partial import PartialBlob, SyncFailed
 from tidegate_proxy.storage.reading import BodyBroken, OpenFile, read_piece, stream_file
-from tidegate_proxy.storage.usage import Usage
 
 Durability = Literal["fsync", "relaxed"]
 T = TypeVar("T")
@@ -39,6 +38,7 @@ T = TypeVar("T")
 # `<hex>` of a fetch, `<hex>.<pid>.<number>` of a manifest that is put.
 _PARTIAL_NAME = re.compile(r"(?:[0-9a-f]{64}|[0-9a-f]{128})(?:\.\d+\.\d+)?")
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
 class DigestMismatch(BodyBroken):
@@ -93,7 +93,13 @@ class Store:
 
     def __init__(self, state_dir: Path, *, durability: Durability) -> None:
         self.durability = durability
-        self.usage = Usage()
+        self.stored: Callable[[Digest, int], None] = _untold
+        """Told of every blob that got its name, and its size, from any thread."""
+        self.largest_bytes: int | None = None
+        """What is larger gets no name: its readers have it, and nobody else will."""
+        self.no_room: str | None = None
+        """Why nothing is stored at present."""
+        self._state_dir = state_dir
         self._blobs = state_dir / "blobs"
         self._partials = state_dir / "partial"
         self._numbers = itertools.count()
@@ -146,15 +152,37 @@ class Store:
         return self._create(digest, digest.encoded)
 
     def publish(self, partial: PartialBlob) -> None:
-        """Make verified bytes a blob, and count it; raises as `PartialBlob.publish`. Blocks: see `run`."""
-        known = partial.published_before()
+        """Make verified bytes a blob, and tell; raises as `PartialBlob.publish`. Blocks: see `run`."""
+        size_bytes = partial.size_bytes()
+        if self.largest_bytes is not None and size_bytes > self.largest_bytes:
+            raise OSError(errno.EFBIG, f"larger than {self.largest_bytes} bytes, which is all that is kept")
         partial.publish()
-        if not known:
-            self.usage.published(partial.size_bytes())
+        self.stored(partial.digest, size_bytes)
 
-    def count_usage(self) -> None:
-        """Add what was stored by earlier processes to `usage`. Blocks: see `run`."""
-        self.usage.count(self._blobs)
+    def holds(self, digest: Digest) -> bool:
+        """Whether a file has the name of the blob. Blocks briefly."""
+        try:
+            return stat.S_ISREG(self._path(digest).lstat().st_mode)
+        except OSError as error:
+            return error.errno not in _ABSENT
+
+    def is_read(self, digest: Digest) -> bool:
+        """Whether somebody reads the blob now."""
+        return digest in self._open
+
+    def remove(self, digest: Digest) -> int:
+        """Take a blob's name away; returns its size, 0 when there is none. Blocks: see `run`.
+
+        Readers keep their bytes, and a fetch of it that is under way ends as it would. Raises OSError.
+        """
+        path = self._path(digest)
+        try:
+            size_bytes = path.lstat().st_size
+            path.unlink()
+        except FileNotFoundError:
+            return 0
+        self._open.pop(digest, None)  # who asks from now on is not served by those who read it still
+        return size_bytes
 
     async def put(self, digest: Digest, data: bytes) -> bool:
         """Store a manifest that is in memory; False when the disk refused it. Raises DigestMismatch."""
@@ -191,6 +219,8 @@ class Store:
             raise
 
     def _create(self, digest: Digest, name: str) -> PartialBlob:
+        if self.no_room is not None:
+            raise OSError(errno.ENOSPC, self.no_room)
         path, final, sync = self._partials / name, self._path(digest), self.durability == "fsync"
         try:
             return PartialBlob.create(path, final, sync=sync)
@@ -217,3 +247,7 @@ def _check_writable(directory: Path) -> None:
     probe = directory / ".probe"
     probe.write_bytes(b"writable?")
     probe.unlink()
+
+
+def _untold(digest: Digest, size_bytes: int) -> None:
+    pass

@@ -10,6 +10,7 @@ import pytest
 
 from tidegate_proxy.oci.descriptor import Descriptor
 from tidegate_proxy.oci.digest import Digest
+from tidegate_proxy.storage.catalogue import Found
 from tidegate_proxy.storage.index import Index, TagVariant
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -125,29 +126,39 @@ async def test_a_registry_has_something_public_as_long_as_one_repository_is(
     await index.close()
 
 
+async def _last_use(index: Index, digest: Digest) -> datetime | None:
+    entry = await index.catalogue.entry(digest)
+    return entry and entry.last_use
+
+
 async def test_a_use_is_written_at_the_latest_when_the_index_closes(tmp_path: Path) -> None:
     """C14: eviction by last use needs the uses of the last run."""
+    later = datetime.now(UTC) + timedelta(hours=1)
     index = Index.open(tmp_path / "index.sqlite")
-    index.touch(A, NOON)
-    index.touch(A, NOON + timedelta(seconds=1))
-    index.touch(B, NOON)
+    for digest in (A, B):
+        index.catalogue.stored(digest, 5)
+    index.touch(A, later)
+    index.touch(A, later + timedelta(seconds=1))
+    index.touch(B, later + timedelta(seconds=2))
     await index.close()
     index = Index.open(tmp_path / "index.sqlite")
 
-    assert await index.last_use(A) == NOON + timedelta(seconds=1)
-    assert await index.last_use(B) == NOON
+    assert await _last_use(index, A) == later + timedelta(seconds=1)
+    assert await _last_use(index, B) == later + timedelta(seconds=2)
     await index.close()
 
 
 async def test_uses_are_written_in_batches_before_they_are_too_many(tmp_path: Path) -> None:
     """I8: a thousand hits make one transaction, and no more than that wait in memory."""
     index = Index.open(tmp_path / "index.sqlite")
-    for number in range(3000):
-        index.touch(Digest.of(str(number).encode()), NOON)
+    digests = [Digest.of(str(number).encode()) for number in range(3000)]
+    await index.catalogue.found([Found(digest=digest, size_bytes=1, last_use=0) for digest in digests])
+    for digest in digests:
+        index.touch(digest, NOON)
     await index.descriptor(A)  # behind the batches in the one thread
     reader = sqlite3.connect(tmp_path / "index.sqlite")
 
-    assert reader.execute("SELECT count(*) FROM uses").fetchone() == (2048,)
+    assert reader.execute("SELECT count(*) FROM blobs WHERE last_use > 0").fetchone() == (2048,)
     reader.close()
     await index.close()
 

@@ -179,10 +179,11 @@ async def test_what_is_at_hand_is_a_hit_that_counts_as_a_use(world: World) -> No
         if ready is None:
             await read(await world.ask(path))
         else:
-            last_use = await world.cache.index.last_use(digest)
-            assert last_use is not None
+            entry = await world.cache.index.catalogue.entry(digest)
+            assert entry is not None
             assert ready.body == MANIFEST
-            assert last_use >= before
+            assert entry.manifest
+            assert entry.last_use >= before
 
 
 async def test_a_head_of_a_blob_never_becomes_a_download(world: World) -> None:
