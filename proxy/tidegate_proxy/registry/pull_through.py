@@ -17,6 +17,7 @@ from tidegate_proxy.fetching.fetch import Fetches
 from tidegate_proxy.fetching.filling import FetchEnded
 from tidegate_proxy.registry.blobs import Blobs
 from tidegate_proxy.registry.manifests import Manifests
+from tidegate_proxy.registry.promised_sizes import PromisedSizes
 from tidegate_proxy.registry.public import Readable
 from tidegate_proxy.registry.registry import RegistryService
 from tidegate_proxy.storage.index import Index
@@ -24,6 +25,7 @@ from tidegate_proxy.storage.store import Durability, Store
 from tidegate_proxy.storage.usage import Usage
 from tidegate_proxy.upstreams.anonymous import Anonymous
 from tidegate_proxy.upstreams.credentials import Credentials
+from tidegate_proxy.upstreams.retrying import Retrying
 from tidegate_proxy.upstreams.signed_in import SignedIn
 from tidegate_proxy.upstreams.upstream import Upstream
 
@@ -56,6 +58,14 @@ class PullThroughCache:
         pushes: bool = True,
     ) -> Self:
         """Everything open, to be closed by `parts`; raises StartRefused for an unusable state directory."""
+        upstream = Retrying(upstream)
+        sizes = PromisedSizes()
+
+        def ended(end: FetchEnded) -> None:
+            if end.ending in ("mismatch", "broken"):
+                sizes.forget(end.digest)
+            fetch_ended(end)
+
         store = Store.open(state_dir, durability=durability)
         parts.callback(store.close)
         counting = asyncio.create_task(store.run(store.count_usage), name="count stored blobs")
@@ -76,7 +86,7 @@ class PullThroughCache:
             patience_s=PATIENCE_S,
         )
         parts.push_async_callback(readable.close)
-        fetches = Fetches(store, observe=fetch_ended)
+        fetches = Fetches(store, observe=ended)
         parts.push_async_callback(fetches.close)
         service = RegistryService(
             upstream=upstream,
@@ -93,8 +103,9 @@ class PullThroughCache:
                 mismatched=lambda digest: fetch_ended(
                     FetchEnded(digest=digest, ending="mismatch", received_bytes=0)
                 ),
+                promised=sizes.learn,
             ),
-            blobs=Blobs(store=store, index=index, fetches=fetches, now=_now),
+            blobs=Blobs(store=store, index=index, fetches=fetches, sizes=sizes, now=_now),
             index=index,
             patience_s=PATIENCE_S,
             pushes=pushes,

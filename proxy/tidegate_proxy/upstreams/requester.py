@@ -1,7 +1,9 @@
 """Requests for one repository in the right name: a configured login's, the client's own, or nobody's.
 
 What is asked for here may be read by every client. So the configured login goes first, that misses count on
-it; where it cannot be used or does not help, the request is made as if there were none (I1).
+it; where it cannot be used or does not help, the request is made as if there were none (I1). In the same way
+a client's token that the registry refuses for a public repository, such as one that has expired, is done
+without.
 """
 
 from collections.abc import Mapping
@@ -94,20 +96,22 @@ class Requester:
         follow_redirects: bool,
         patience_s: float | None,
     ) -> UpstreamResponse:
-        if self.authorization is None:
-            return await self.anonymous.request(
+        if self.authorization is not None:
+            response = await self.upstream.request(
                 self.site,
-                self.repository,
                 method,
                 target,
-                headers,
+                CIMultiDict(headers, Authorization=self.authorization),
                 follow_redirects=follow_redirects,
                 patience_s=patience_s,
                 proven=True,
             )
-        headers["Authorization"] = self.authorization
-        return await self.upstream.request(
+            if response.status not in _REFUSED or self.shared:
+                return response
+            await response.close()
+        return await self.anonymous.request(
             self.site,
+            self.repository,
             method,
             target,
             headers,
