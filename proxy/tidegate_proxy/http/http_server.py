@@ -169,7 +169,11 @@ class HttpServer:
         if untouched:
             return await self._fail_open(incoming, body, CrashedTwice())
         try:
-            return await _begun(await self._service.answer(incoming)), None
+            try:
+                return await _begun(await self._service.answer(incoming)), None
+            except DigestMismatch:
+                # A short body, of which nothing was sent: the next time it may be right.
+                return await _begun(await self._service.answer(incoming)), None
         except UpstreamUnreachable as error:
             return _unavailable(error), error
         except DigestMismatch as error:

@@ -19,6 +19,7 @@ from tidegate_proxy.oci.byte_range import From, RangeRequest, Unsatisfiable, par
 from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.oci.request_path import Blob
 from tidegate_proxy.registry.answer import Answer, Cache, Incoming, Kind
+from tidegate_proxy.registry.promised_sizes import PromisedSizes
 from tidegate_proxy.storage.index import Index
 from tidegate_proxy.storage.store import Store
 from tidegate_proxy.upstreams.blob_origin import BlobOrigin
@@ -30,10 +31,19 @@ _MEDIA_TYPE = "application/octet-stream"
 class Blobs:
     """Answers GET and HEAD of a blob."""
 
-    def __init__(self, *, store: Store, index: Index, fetches: Fetches, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        index: Index,
+        fetches: Fetches,
+        sizes: PromisedSizes,
+        now: Callable[[], datetime],
+    ) -> None:
         self._store = store
         self._index = index
         self._fetches = fetches
+        self._sizes = sizes
         self._now = now
 
     def stored(self, incoming: Incoming, digest: Digest) -> Answer | None:
@@ -79,7 +89,9 @@ class Blobs:
 
     async def fetched(self, incoming: Incoming, request: Blob, requester: Requester) -> Answer:
         """GET of a blob that is not in the store; raises OriginRefused or OriginUnreachable."""
-        origin = BlobOrigin(requester=requester, target=incoming.target)
+        origin = BlobOrigin(
+            requester=requester, target=incoming.target, size_bytes=self._sizes.of(request.digest)
+        )
         transfer = await self._fetches.join(request.digest, origin)
         headers = _describe(request.digest)
         size_bytes = transfer.size_bytes

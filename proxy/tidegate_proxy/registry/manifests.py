@@ -25,12 +25,14 @@ from tidegate_proxy.registry.proofs import Proofs
 from tidegate_proxy.registry.public import Shown
 from tidegate_proxy.storage.index import Index, TagVariant
 from tidegate_proxy.storage.store import DigestMismatch, Store
+from tidegate_proxy.upstreams.content_coding import decoded, is_coded, is_gzipped
 from tidegate_proxy.upstreams.requester import Requester
 from tidegate_proxy.upstreams.upstream import FAILING, UpstreamBroken, UpstreamResponse, UpstreamUnreachable
 
 _GONE = frozenset({404, 410})
 _MAX_ANNOUNCED = 1024
 _NOTED_EVERY_S = 1.0
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +70,14 @@ class Manifests:
         stale_max: timedelta,
         patience_s: float,
         mismatched: Callable[[Digest], None],
+        promised: Callable[[bytes, str], None],
     ) -> None:
-        """`mismatched` is told when bytes came that have another digest than the one asked for."""
+        """`mismatched` is told when bytes came that have another digest than the one asked for.
+
+        `promised` is told each manifest that is kept, with its media type.
+        """
         self._mismatched = mismatched
+        self._promised = promised
         self._store = store
         self._index = index
         self._proofs = proofs
@@ -103,14 +110,7 @@ class Manifests:
             return stored
         if incoming.method == "HEAD":
             raise NotServed
-        response = await requester.request("GET", incoming.target, _accept_of(incoming))
-        try:
-            return await self._kept(response, expected=request.digest)
-        except DigestMismatch:
-            # Nothing was sent yet: whoever else has it may have the right one.
-            self._mismatched(request.digest)
-            response = await requester.request("GET", incoming.target, _accept_of(incoming))
-            return await self._kept(response, expected=request.digest)
+        return await self._got(incoming, requester, request.digest)
 
     async def by_tag(self, incoming: Incoming, request: ManifestByTag, requester: Requester) -> Answer:
         accept = Accept.parse(incoming.headers.getall("Accept", []))
@@ -166,12 +166,26 @@ class Manifests:
         return response.status in _GONE
 
     async def _downloaded(self, incoming: Incoming, request: ManifestByTag, requester: Requester) -> Answer:
-        response = await requester.request("GET", incoming.target, _accept_of(incoming))
-        answer = await self._kept(response, expected=_claimed_digest(response))
+        answer = await self._got(incoming, requester, None)
         digest = Digest.parse(answer.headers["Docker-Content-Digest"])
         await self._rely(requester, digest)
         await self._name(_tag_name(requester, request, answer.headers["Content-Type"]), digest)
         return answer
+
+    async def _got(self, incoming: Incoming, requester: Requester, expected: Digest | None) -> Answer:
+        """A GET, once more where the body breaks or is another: nothing was sent to the client yet."""
+        for left in reversed(range(_ATTEMPTS)):
+            response = await requester.request("GET", incoming.target, _accept_of(incoming))
+            try:
+                return await self._kept(response, expected=expected or _claimed_digest(response))
+            except DigestMismatch as error:
+                self._mismatched(error.digest)
+                if not left:
+                    raise
+            except UpstreamBroken:
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
 
     async def _rely(self, requester: Requester, digest: Digest) -> None:
         """A tag names that manifest; raises NotShown or Untold where these readers may not rely on it."""
@@ -227,9 +241,9 @@ class Manifests:
         try:
             if response.status in FAILING:
                 raise _Failing
-            if response.status != 200 or response.headers.get("Content-Encoding"):
+            if response.status != 200:
                 raise NotServed
-            manifest = await response.read(MAX_MANIFEST_BYTES)
+            manifest = await _read(response)
         finally:
             await response.close()
         if manifest is None:
@@ -240,6 +254,7 @@ class Manifests:
         await self._index.put_manifest(
             Descriptor(media_type=media_type, digest=digest, size_bytes=len(manifest))
         )
+        self._promised(manifest, media_type)
         announced = self._announced.pop(digest, None)
         if announced is not None:
             await self._name(announced, digest)
@@ -278,6 +293,20 @@ def _claimed_digest(response: UpstreamResponse) -> Digest | None:
         return Digest.parse(response.headers.get("Docker-Content-Digest", ""))
     except InvalidDigest:
         return None
+
+
+async def _read(response: UpstreamResponse) -> bytes | None:
+    """The manifest without a coding that somebody put on it on the way; None where it cannot be had."""
+    if not is_coded(response.headers):
+        return await response.read(MAX_MANIFEST_BYTES)
+    if not is_gzipped(response.headers):
+        return None
+    manifest = bytearray()
+    async for piece in decoded(response.chunks()):
+        manifest += piece
+        if len(manifest) > MAX_MANIFEST_BYTES:
+            return None
+    return bytes(manifest)
 
 
 def _head_answer(response: UpstreamResponse) -> Answer:

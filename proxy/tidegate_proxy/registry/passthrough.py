@@ -1,14 +1,24 @@
 """The registry's own answer, untouched: for everything a cache has no business with (FEATURES C16, C18).
 
 Bodies stream in both directions without being held, redirects go to the client as they are, and no
-header but the hop-by-hop ones is taken away.
+header but the hop-by-hop ones is taken away. A short body that is read is fetched whole before its head goes
+out, so that one which breaks can be asked for again: a manifest that is cut ends every client's pull.
 """
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
-from tidegate_proxy.headers import end_to_end
+from tidegate_proxy.headers import content_length, end_to_end
 from tidegate_proxy.registry.answer import Answer, Cache, Incoming, Kind
-from tidegate_proxy.upstreams.upstream import Upstream, UpstreamResponse
+from tidegate_proxy.upstreams.upstream import (
+    Upstream,
+    UpstreamBroken,
+    UpstreamResponse,
+    UpstreamUnreachable,
+)
+
+SHORT_BYTES = 256 * 1024
+_ATTEMPTS = 3
 
 
 async def pass_through(
@@ -22,15 +32,27 @@ async def pass_through(
     """Send the request on as it came and answer what comes back; raises UpstreamUnreachable."""
     headers = end_to_end(incoming.headers.items())
     headers.popall("Expect", None)  # answered by us already
-    response = await upstream.request(
-        incoming.site,
-        incoming.method,
-        incoming.target,
-        headers,
-        body=incoming.body,
-        patience_s=patience_s,
-        proven=proven,
-    )
+    for left in reversed(range(_ATTEMPTS)):
+        response = await upstream.request(
+            incoming.site,
+            incoming.method,
+            incoming.target,
+            headers,
+            body=incoming.body,
+            patience_s=patience_s,
+            proven=proven,
+        )
+        if incoming.method != "GET" or incoming.body is not None or not _is_short(response):
+            break
+        try:
+            body = await response.read(SHORT_BYTES)
+        except UpstreamBroken as error:
+            if not left:
+                raise UpstreamUnreachable(incoming.site, error.cause) from error
+            continue
+        finally:
+            await response.close()
+        return replace(as_answer(response, kind), body=_at_once(body or b""))
     return as_answer(response, kind)
 
 
@@ -43,6 +65,15 @@ def as_answer(response: UpstreamResponse, kind: Kind) -> Answer:
         cache=Cache.BYPASS,
         kind=kind,
     )
+
+
+def _is_short(response: UpstreamResponse) -> bool:
+    length = content_length(response.headers)
+    return response.status == 200 and length is not None and length <= SHORT_BYTES
+
+
+async def _at_once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
 
 
 async def streamed(response: UpstreamResponse) -> AsyncIterator[bytes]:

@@ -19,6 +19,7 @@ from tidegate_proxy.registry.blobs import Blobs
 from tidegate_proxy.registry.manifests import Manifests
 from tidegate_proxy.registry.membership import Membership
 from tidegate_proxy.registry.private import Private
+from tidegate_proxy.registry.promised_sizes import PromisedSizes
 from tidegate_proxy.registry.proofs import Proofs
 from tidegate_proxy.registry.public import Readable
 from tidegate_proxy.registry.registry import RegistryService
@@ -28,6 +29,7 @@ from tidegate_proxy.storage.store import Durability, Store
 from tidegate_proxy.storage.usage import Usage
 from tidegate_proxy.upstreams.anonymous import Anonymous
 from tidegate_proxy.upstreams.credentials import Credentials
+from tidegate_proxy.upstreams.retrying import Retrying
 from tidegate_proxy.upstreams.signed_in import SignedIn
 from tidegate_proxy.upstreams.upstream import Upstream
 
@@ -60,6 +62,14 @@ class PullThroughCache:
         pushes: bool = True,
     ) -> Self:
         """Everything open, to be closed by `parts`; raises StartRefused for an unusable state directory."""
+        upstream = Retrying(upstream)
+        sizes = PromisedSizes()
+
+        def ended(end: FetchEnded) -> None:
+            if end.ending in ("mismatch", "broken"):
+                sizes.forget(end.digest)
+            fetch_ended(end)
+
         store = Store.open(state_dir, durability=durability)
         parts.callback(store.close)
         index = Index.open(state_dir / "index.sqlite", say=say)
@@ -81,7 +91,7 @@ class PullThroughCache:
             patience_s=PATIENCE_S,
         )
         parts.push_async_callback(readable.close)
-        fetches = Fetches(store, observe=fetch_ended)
+        fetches = Fetches(store, observe=ended)
         parts.push_async_callback(fetches.close)
         proofs = Proofs(membership=membership, readable=readable)
         manifests = Manifests(
@@ -94,6 +104,7 @@ class PullThroughCache:
             mismatched=lambda digest: fetch_ended(
                 FetchEnded(digest=digest, ending="mismatch", received_bytes=0)
             ),
+            promised=sizes.learn,
         )
         service = RegistryService(
             upstream=upstream,
@@ -111,7 +122,7 @@ class PullThroughCache:
             membership=membership,
             proofs=proofs,
             manifests=manifests,
-            blobs=Blobs(store=store, index=index, fetches=fetches, now=_now),
+            blobs=Blobs(store=store, index=index, fetches=fetches, sizes=sizes, now=_now),
             index=index,
             patience_s=PATIENCE_S,
             pushes=pushes,

@@ -50,6 +50,7 @@ from tidegate_proxy.registry.public import Readable, Right, Shown
 from tidegate_proxy.site import Site
 from tidegate_proxy.storage.index import Index
 from tidegate_proxy.upstreams.anonymous import Anonymous
+from tidegate_proxy.upstreams.content_coding import decoded, is_coded, is_gzipped
 from tidegate_proxy.upstreams.credentials import Credentials
 from tidegate_proxy.upstreams.realm import token_service
 from tidegate_proxy.upstreams.requester import Requester
@@ -354,8 +355,14 @@ def _checked(incoming: Incoming, request: Request | None, answer: Answer) -> Ans
     """The same answer; bytes asked for by digest end only when they match it (I2)."""
     digest = _digest_of(request)
     whole = incoming.method == "GET" and answer.status == 200
-    coded = answer.headers.get("Content-Encoding", "identity").lower() != "identity"
-    if digest is None or not whole or coded or isinstance(answer.body, bytes):
+    if digest is None or not whole or isinstance(answer.body, bytes):
+        return answer
+    if is_gzipped(answer.headers):
+        headers = CIMultiDict(answer.headers)
+        headers.popall("Content-Encoding")
+        headers.popall("Content-Length", None)
+        return replace(answer, headers=headers, body=verified(decoded(answer.body), digest, None))
+    if is_coded(answer.headers):
         return answer
     return replace(answer, body=verified(answer.body, digest, content_length(answer.headers)))
 

@@ -1,50 +1,52 @@
 """A blob at its registry, as the fetch reads it: GET with Range, redirects followed (FEATURES C8).
 
-A server error is asked again, because one of them handed on ends a containerd, podman or skopeo pull.
+Asking again is not its business (`retrying`, `fetching.healing`). What it reads is the blob: a gzip coding
+that somebody put on it on the way is taken off, and where a manifest told the size, that is believed and not
+a Content-Length that differs. Either way the digest decides.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tidegate_proxy.fetching.origin import OriginBroken, OriginRefused, OriginUnreachable
 from tidegate_proxy.headers import content_length
 from tidegate_proxy.oci.byte_range import From, parse_content_range
+from tidegate_proxy.upstreams.content_coding import decoded, is_coded, is_gzipped
 from tidegate_proxy.upstreams.requester import Requester
 from tidegate_proxy.upstreams.upstream import UpstreamBroken, UpstreamResponse, UpstreamUnreachable
-
-_PAUSES_S = (0.1, 0.4)
-_FLEETING = frozenset({500, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobOrigin:
-    """`target` is the request's path and query, as the client sent it."""
+    """`target` is the request's path and query, as the client sent it; `size_bytes` is a manifest's word."""
 
     requester: Requester
     target: str
+    size_bytes: int | None = field(default=None, compare=False)
 
     async def read(self, first: int) -> "BlobBody":
-        headers = {"Range": str(From(first))} if first else {}
-        for pause_s in (*_PAUSES_S, None):
-            try:
-                response = await self.requester.request("GET", self.target, headers, follow_redirects=True)
-            except UpstreamUnreachable as error:
-                raise OriginUnreachable(error.why, next_step=error.next_step) from error
-            if response.status not in _FLEETING or pause_s is None:
-                break
+        response = await self._ask(first)
+        if response.status == 206 and is_coded(response.headers):
+            # A part of the coded bytes is no part of the blob (RFC 9110, 14.2).
             await response.close()
-            await asyncio.sleep(pause_s)
-        body = BlobBody.of(response, first)
+            response = await self._ask(0)
+        body = BlobBody.of(response, first, self.size_bytes)
         if body is None:
             await response.close()
             raise OriginRefused(response.status)
         return body
 
+    async def _ask(self, first: int) -> UpstreamResponse:
+        headers = {"Range": str(From(first))} if first else {}
+        try:
+            return await self.requester.request("GET", self.target, headers, follow_redirects=True)
+        except UpstreamUnreachable as error:
+            raise OriginUnreachable(error.why, next_step=error.next_step) from error
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobBody:
-    """The answer to one GET; `first` and `size_bytes` are what its head said."""
+    """The answer to one GET; `first` and `size_bytes` are what its head said, or a manifest before it."""
 
     response: UpstreamResponse
     first: int
@@ -52,25 +54,29 @@ class BlobBody:
     media_type: str | None
 
     @classmethod
-    def of(cls, response: UpstreamResponse, asked_first: int) -> "BlobBody | None":
+    def of(
+        cls, response: UpstreamResponse, asked_first: int, known_bytes: int | None = None
+    ) -> "BlobBody | None":
         """None when the answer does not carry the blob's own bytes from a place that can be used."""
         headers = response.headers
-        if headers.get("Content-Encoding", "identity").lower() != "identity":
-            return None
         media_type = headers.get("Content-Type")
-        if response.status == 200:
-            size_bytes = content_length(headers)
+        coded = is_coded(headers)
+        if response.status == 200 and (not coded or is_gzipped(headers)):
+            told_bytes = None if coded else content_length(headers)
+            size_bytes = told_bytes if known_bytes is None else known_bytes
             return cls(response=response, first=0, size_bytes=size_bytes, media_type=media_type)
-        if response.status != 206:
+        if response.status != 206 or coded:
             return None
         content_range = parse_content_range(headers.get("Content-Range", ""))
         if content_range is None or content_range[0] != asked_first:
             return None
-        return cls(response=response, first=asked_first, size_bytes=content_range[2], media_type=media_type)
+        size_bytes = content_range[2] if known_bytes is None else known_bytes
+        return cls(response=response, first=asked_first, size_bytes=size_bytes, media_type=media_type)
 
     async def chunks(self) -> AsyncIterator[bytes]:
+        body = self.response.chunks()
         try:
-            async for chunk in self.response.chunks():
+            async for chunk in decoded(body) if is_gzipped(self.response.headers) else body:
                 yield chunk
         except UpstreamBroken as error:
             raise OriginBroken(error.cause) from error

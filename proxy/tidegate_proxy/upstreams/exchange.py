@@ -1,8 +1,9 @@
 """HTTP exchanges with registries and tiers, over sockets that are never steered (I5).
 
 Names are resolved by the agent's own resolver. Redirects, when asked to, are followed up to five hops;
-credentials stay with the origin they were meant for (RFC 9110, 15.4; FEATURES C8). A body is never decoded.
-This module knows no registry, judges no status, and remembers nothing but connections.
+credentials stay with the origin they were meant for (RFC 9110, 15.4; FEATURES C8). Where a redirect leads to
+a refusal the first one is asked for another redirect, once: the refusal is about the signature in it, not
+about who asks. A body is never decoded. This module knows no registry, and remembers nothing but connections.
 """
 
 import socket
@@ -29,6 +30,7 @@ IDLE_TIMEOUT_S = 60.0
 WRITE_TIMEOUT_S = 900.0  # registries on object stores copy a whole layer before they acknowledge it
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_NOT_THERE = frozenset({400, 401, 403, 404, 410})  # what object stores answer to a signature that has expired
 _MAX_HEADER_BYTES = 64 * 1024
 _READ_BUFFER_BYTES = 1 << 20
 _DISCARD_LIMIT_BYTES = 64 * 1024
@@ -144,6 +146,28 @@ class Exchange:
         `tls` gives the context for an https URL that is about to be asked. `silence_s` is how long the answer
         to a read may pause, if not the usual time.
         """
+        response, followed = await self._sent(
+            url, method, headers, tls=tls, body=body, follow_redirects=follow_redirects, silence_s=silence_s
+        )
+        if followed and response.status in _NOT_THERE and body is None and method in READS:
+            response.close()
+            response, _ = await self._sent(
+                url, method, headers, tls=tls, body=None, follow_redirects=True, silence_s=silence_s
+            )
+        return response
+
+    async def _sent(
+        self,
+        url: str,
+        method: str,
+        headers: Mapping[str, str],
+        *,
+        tls: Callable[[str], ssl.SSLContext],
+        body: AsyncIterator[bytes] | None,
+        follow_redirects: bool,
+        silence_s: float | None,
+    ) -> tuple[aiohttp.ClientResponse, int]:
+        """The answer's head, and how many redirects led to it."""
         first = urlsplit(url)
         sent = CIMultiDict(headers)
         sent["Host"] = first.netloc
@@ -177,7 +201,7 @@ class Exchange:
                 for name in _FOR_ONE_ORIGIN:
                     sent.popall(name, None)
             url = following
-        return response
+        return response, followed
 
 
 def basic(login: tuple[str, str]) -> str:

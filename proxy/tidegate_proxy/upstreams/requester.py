@@ -1,9 +1,10 @@
 """Requests for one repository in the right name: a configured login's, the client's own, or nobody's.
 
 What every client may read is asked for in the configured login's name first, that misses count on it;
-where it cannot be used or does not help, the request is made as if there were none (I1). What a client may
-read by its own right alone is asked for in its own name, and never through a cache that ignores
-credentials (I6).
+where it cannot be used or does not help, the request is made as if there were none (I1). In the same way
+a client's token that the registry refuses for a public repository, such as one that has expired, is done
+without. What a client may read by its own right alone is asked for in its own name, and never through a
+cache that ignores credentials (I6).
 """
 
 from collections.abc import Mapping
@@ -139,20 +140,22 @@ class Requester:
         follow_redirects: bool,
         patience_s: float | None,
     ) -> UpstreamResponse:
-        if self.authorization is None:
-            return await self.anonymous.request(
+        if self.authorization is not None:
+            response = await self.upstream.request(
                 self.site,
-                self.repository,
                 method,
                 target,
-                headers,
+                CIMultiDict(headers, Authorization=self.authorization),
                 follow_redirects=follow_redirects,
                 patience_s=patience_s,
                 proven=True,
             )
-        headers["Authorization"] = self.authorization
-        return await self.upstream.request(
+            if response.status not in _REFUSED or self.shared:
+                return response
+            await response.close()
+        return await self.anonymous.request(
             self.site,
+            self.repository,
             method,
             target,
             headers,

@@ -11,8 +11,11 @@ from multidict import CIMultiDictProxy
 from tidegate_core.errors import TidegateError
 from tidegate_proxy.site import Site
 
-FAILING = frozenset({429, 500, 502, 503, 504})
-"""Answers that say nothing about what was asked for: what is cached is better than any of them."""
+FAILING = frozenset({429, 500, 502, 503, 504, *range(520, 531)})
+"""Answers that say nothing about what was asked for: what is cached is better than any of them.
+
+52x is a content delivery network that got no answer from its origin.
+"""
 
 
 class UpstreamUnreachable(TidegateError):

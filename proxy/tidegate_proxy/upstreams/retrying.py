@@ -1,0 +1,108 @@
+"""An upstream whose reads are asked again when they fail for a moment (RFC 9110, 9.2.2: GET and HEAD may be).
+
+One 5xx or 429 that is handed on ends a containerd, podman or skopeo pull, and no client asks again for a
+manifest (docs/operations/upstream-faults.md). So a read is repeated before anything of its answer is given
+away, each time with all upstreams in their order. Attempts and time are bounded (decision 0036); who has an
+alternative waits for one repetition at most, and repeats nothing at a rate limit. Writes are never repeated.
+
+This module does not mend bodies that have begun (`fetching.healing` does) and does not read Retry-After.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+from tidegate_proxy.site import Site
+from tidegate_proxy.upstreams.upstream import FAILING, Upstream, UpstreamResponse, UpstreamUnreachable
+
+LATEST_S = 90.0
+"""After so long no answer is asked for again: a gateway may have waited for its own time-out."""
+LATEST_UNREACHABLE_S = 5.0
+"""The same where there was no answer at all: who waited for a connection in vain need not do so twice."""
+
+_FAILING_PAUSES_S = (0.1, 0.4, 1.5)
+_LIMITED_PAUSES_S = (0.5,)
+_REFUSED_PAUSES_S = (0.1,)
+_REPEATED = frozenset({"GET", "HEAD"})
+
+
+def pause_s(status: int | None, attempt: int, *, with_token: bool, has_alternative: bool) -> float | None:
+    """How long to wait before asking again; None when that is no use.
+
+    `status` is the answer's, None for no answer; `attempt` is that of the one that failed, counted from 0.
+    A token may be refused once because a replica does not know it yet, or its clock is behind.
+    """
+    pauses: tuple[float, ...]
+    if status is None:
+        pauses = () if has_alternative else _FAILING_PAUSES_S
+    elif status == 429:
+        pauses = () if has_alternative else _LIMITED_PAUSES_S
+    elif status in FAILING:
+        pauses = _FAILING_PAUSES_S[:1] if has_alternative else _FAILING_PAUSES_S
+    elif status == 401 and with_token:
+        pauses = _REFUSED_PAUSES_S
+    else:
+        pauses = ()
+    return pauses[attempt] if attempt < len(pauses) else None
+
+
+class Retrying:
+    """`Upstream` over another one."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self.kind = upstream.kind
+        self._upstream = upstream
+
+    def dark(self, site: Site) -> bool:
+        return self._upstream.dark(site)
+
+    async def request(
+        self,
+        site: Site,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        *,
+        body: AsyncIterator[bytes] | None = None,
+        follow_redirects: bool = False,
+        patience_s: float | None = None,
+        own_authorization: str | None = None,
+        proven: bool = False,
+        private: bool = False,
+    ) -> UpstreamResponse:
+        repeats = body is None and method in _REPEATED
+        with_token = headers.get("Authorization", "").lower().startswith("bearer ")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        attempt = 0
+        while True:
+            left_s = None if patience_s is None else max(began + patience_s - loop.time(), 0.0)
+            response, failure = None, None
+            try:
+                response = await self._upstream.request(
+                    site,
+                    method,
+                    target,
+                    headers,
+                    body=body,
+                    follow_redirects=follow_redirects,
+                    patience_s=left_s,
+                    own_authorization=own_authorization,
+                    proven=proven,
+                    private=private,
+                )
+                status, latest_s = response.status, LATEST_S
+            except UpstreamUnreachable as error:
+                if not repeats:
+                    raise
+                failure, status, latest_s = error, None, LATEST_UNREACHABLE_S
+            pause = pause_s(status, attempt, with_token=with_token, has_alternative=patience_s is not None)
+            until = began + (latest_s if patience_s is None else patience_s)
+            if not repeats or pause is None or loop.time() + pause >= until:
+                if response is None:
+                    assert failure is not None  # there is one or the other
+                    raise failure
+                return response
+            if response is not None:
+                await response.close()
+            await asyncio.sleep(pause)
+            attempt += 1
