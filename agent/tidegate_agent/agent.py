@@ -43,6 +43,7 @@ from tidegate_agent.sockets import exempt_dialler, listen
 from tidegate_agent.status import ReloadStatus, SteeringStatus
 from tidegate_agent.steering import Keeper, NftSteering, Steering, SteeringFailed
 from tidegate_agent.supervisor import Heartbeat
+from tidegate_agent.tags import open_tiers
 from tidegate_agent.trust import system_bundle
 from tidegate_agent.upstreams import open_upstreams
 from tidegate_core import log as logging
@@ -187,6 +188,7 @@ class Agent:
             offline=naming.offline,
         )
         credentials = await open_credentials(map(login_of, config.credential))
+        tiers = open_tiers(config.tags)
         cache = await PullThroughCache.open(
             parts,
             state_dir=config.state_dir,
@@ -196,6 +198,7 @@ class Agent:
             fetch_ended=_each(activity.fetched, upstreams.fetched),
             say=structlog.get_logger().warning,
             credentials=credentials,
+            tiers=tiers,
             pushes=config.push.allow,
         )
         seconds = RequestSeconds()
@@ -277,6 +280,7 @@ class Agent:
             leaves=leaves,
             probe=probe,
             credentials=credentials,
+            tiers=tiers,
             trusted_since=trusted_since,
             steered=lambda config: agent.steers(config),  # noqa: PLW0108 (there is no agent yet)
         )
@@ -305,6 +309,7 @@ class Agent:
             usage=cache.usage,
             clients=clients,
             credentials=credentials,
+            limits=cache.limits,
             watch=watch,
             forwarding=forwarding,
             containers=containers,

@@ -91,7 +91,10 @@ class CacheConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TagTier:
-    """How long a tag that matches is served without asking its registry; the first match wins."""
+    """How long a tag that matches is served without asking its registry; the first match wins.
+
+    Without `registry` it is for all of them; `repository` may hold `*`.
+    """
 
     match: Regex
     fresh_for: Duration
@@ -203,7 +206,6 @@ NOT_YET: Mapping[str, Callable[[AgentConfig], bool]] = {
     '[[upstream]] of kind "mirror"': lambda config: any(
         upstream.kind == "mirror" for upstream in config.upstream
     ),
-    "[[tags]]": lambda config: bool(config.tags),
 }
 
 
@@ -264,7 +266,9 @@ def checked(config: AgentConfig, source: str) -> AgentConfig:
     check_registries(config.registry, source)
     _check_modes(config, source)
     check_upstreams(config.upstream, source)
-    check_credentials(config.credential, {entry.name for entry in config.registry}, source)
+    names = {entry.name for entry in config.registry}
+    check_credentials(config.credential, names, source)
+    check_tags(config.tags, names, source)
     if config.steering.forwarded and config.steering.backend not in ("auto", "nft"):
         raise UsageError(
             f"{source}: steering.forwarded = true needs nft; steering.backend is {config.steering.backend!r}",
@@ -359,13 +363,26 @@ def check_credentials(credentials: Iterable[CredentialConfig], registries: set[s
     seen: set[str] = set()
     for at, credential in enumerate(credentials):
         key = f"{source}: `credential[{at}].registry` = {credential.registry!r}"
-        if credential.registry not in registries:
-            nearest = get_close_matches(credential.registry, registries, n=1)
-            known = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(sorted(registries))}"
-            raise UsageError(f"{key} is no registry's name", next_step=known)
+        _check_name(credential.registry, registries, key)
         if credential.registry in seen:
             raise UsageError(f"{key} has a login already", next_step="remove one of them")
         seen.add(credential.registry)
+
+
+def check_tags(tiers: Iterable[TagTier], registries: set[str], source: str) -> None:
+    """UsageError for a tier of a registry that there is not."""
+    for at, tier in enumerate(tiers):
+        if tier.registry:
+            key = f"{source}: `tags[{at}].registry` = {tier.registry!r}"
+            _check_name(tier.registry, registries, key)
+
+
+def _check_name(name: str, registries: set[str], key: str) -> None:
+    if name in registries:
+        return
+    nearest = get_close_matches(name, registries, n=1)
+    known = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(sorted(registries))}"
+    raise UsageError(f"{key} is no registry's name", next_step=known)
 
 
 def tls_ports(registries: Iterable[RegistryConfig]) -> set[int]:

@@ -6,7 +6,7 @@ Everything is derived from `Activity`, the request histogram and the gauges at t
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -36,6 +36,8 @@ class Gauges:
     """By kind and URL."""
     upstream_requests: Mapping[tuple[str, str], int]
     """By kind and status."""
+    ratelimit_remaining: Mapping[str, int] = field(default_factory=dict)
+    """By registry, of those that told."""
 
 
 class RequestSeconds(Collector):
@@ -152,6 +154,14 @@ class _ActivityCollector(Collector):
         for labels, total in sorted(gauges.upstream_requests.items()):
             asked.add_metric(labels, total)
         yield asked
+        remaining = GaugeMetricFamily(
+            "tidegate_ratelimit_remaining",
+            "What a registry said is left of its rate limit, in the name that has the least.",
+            labels=["registry"],
+        )
+        for registry, left in sorted(gauges.ratelimit_remaining.items()):
+            remaining.add_metric([registry], left)
+        yield remaining
 
 
 def _steering(activity: Activity, backend: str, gauges: Gauges) -> Iterator[Metric]:

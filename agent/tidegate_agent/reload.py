@@ -25,13 +25,15 @@ from tidegate_agent.probe import Probe
 from tidegate_agent.registries import registries_of
 from tidegate_agent.status import ReloadStatus
 from tidegate_agent.steering import SteeringFailed
+from tidegate_agent.tags import tiers_of
 from tidegate_core.errors import TidegateError, UsageError
 from tidegate_proxy.interception.authority import Authority
 from tidegate_proxy.interception.leaf import Leaves
+from tidegate_proxy.registry.tag_tiers import TagTiers
 from tidegate_proxy.site import Registries, Registry
 from tidegate_proxy.upstreams.credentials import Credentials
 
-RELOADED = frozenset({"default_registries", "registry", "dns.mode", "credential"})
+RELOADED = frozenset({"default_registries", "registry", "dns.mode", "credential", "tags"})
 TRUST_STEP = "sudo tidegate trust install"
 
 
@@ -68,6 +70,7 @@ class Reloading:
         leaves: Leaves,
         probe: Probe,
         credentials: Credentials,
+        tiers: TagTiers,
         trusted_since: TrustedSince,
         steered: Callable[[AgentConfig], None],
     ) -> None:
@@ -82,6 +85,7 @@ class Reloading:
         self._leaves = leaves
         self._probe = probe
         self._credentials = credentials
+        self._tiers = tiers
         self._trusted_since = trusted_since
         self._steered = steered
         self._editions = Editions((Edition.of(leaves.certificate_pem, config.host_patterns),))
@@ -129,6 +133,8 @@ class Reloading:
         self._steer(new, known)
         if new.credential != old.credential:
             await self._credentials.replace(map(login_of, new.credential))
+        if new.tags != old.tags:
+            self._tiers.replace(tiers_of(new.tags))
         try:
             await asyncio.to_thread(self._source.accept, new.runtime_dir)
         except OSError as error:

@@ -29,9 +29,11 @@ from tidegate_agent.status import (
     UnsteerableStatus,
 )
 from tidegate_agent.steering import Steering
+from tidegate_agent.tags import rate_limits_status
 from tidegate_agent.upstreams import upstreams_status
 from tidegate_proxy.storage.usage import Usage
 from tidegate_proxy.upstreams.credentials import Credentials
+from tidegate_proxy.upstreams.rate_limits import RateLimits
 from tidegate_proxy.upstreams.tiers import Tiers
 
 
@@ -48,6 +50,7 @@ class Report:
     usage: Usage
     clients: Clients
     credentials: Credentials
+    limits: RateLimits
     watch: BypassWatch
     forwarding: Forwarding | None
     containers: ForwardedClients
@@ -69,6 +72,7 @@ class Report:
             cache_bytes=self.usage.stored_bytes,
             upstream_up={(member.kind, member.url): not member.failing for member in self.upstreams.members},
             upstream_requests=self.upstreams.requests,
+            ratelimit_remaining=self.limits.remaining(),
         )
 
     def status(self) -> Status:
@@ -85,6 +89,7 @@ class Report:
             cache=self._cache(),
             upstreams=upstreams_status(self.upstreams),
             credentials=credentials_status(self.credentials),
+            rate_limits=rate_limits_status(self.limits),
             trust=[self._system_store(), *self._runtimes()],
             clients_spliced=self._spliced(),
             hosts_waiting=list(self.reloading.waiting),

@@ -76,6 +76,22 @@ class CredentialStatus(msgspec.Struct, frozen=True, kw_only=True):
     action: str
 
 
+class RateLimitStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a registry said last of its rate limit, in one name: a login's user name, "" for nobody's.
+
+    `remaining`, `limit` and `window_s` are null where it did not say; `not_before` is when it may be asked
+    again after a 429.
+    """
+
+    registry: str
+    name: str
+    remaining: int | None
+    limit: int | None
+    window_s: int | None
+    seen_at: str
+    not_before: str | None
+
+
 class TrustStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A client runtime or store, whether it trusts the node's CA, and what to type if it does not."""
 
@@ -148,6 +164,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     cache: CacheStatus
     upstreams: list[UpstreamStatus]
     credentials: list[CredentialStatus] = []
+    rate_limits: list[RateLimitStatus] = []
     trust: list[TrustStatus]
     clients_spliced: list[SplicedClient]
     bypassed: BypassedStatus = BypassedStatus()

@@ -9,7 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from tidegate_agent.pause import NEXT_STEP
-from tidegate_agent.status import BypassedStatus, CacheStatus, CredentialStatus, Status, UpstreamStatus
+from tidegate_agent.status import (
+    BypassedStatus,
+    CacheStatus,
+    CredentialStatus,
+    RateLimitStatus,
+    Status,
+    UpstreamStatus,
+)
 from tidegate_core.errors import TidegateError
 
 _BYPASSES_SHOWN = 5
@@ -46,6 +53,7 @@ def status_table(status: Status) -> Table:
     add_requests_and_cache(table, status.cache)
     add_upstreams(table, status.upstreams)
     add_logins(table, status.credentials)
+    add_rate_limits(table, status.rate_limits)
     for trust in status.trust:
         table.add_row("trust", _judged(trust.runtime, trust.trusts, trust.action))
     for client in status.clients_spliced:
@@ -75,6 +83,16 @@ def add_logins(table: Table, logins: Iterable[CredentialStatus]) -> None:
         remark = f"{login.reason}; to end that: {login.action}" if login.action else login.reason
         name = f"{login.username} at {login.registry} (share: {login.share})"
         table.add_row("login", _judged(name, not login.reason, remark))
+
+
+def add_rate_limits(table: Table, limits: Iterable[RateLimitStatus]) -> None:
+    for limit in limits:
+        name = f"{limit.registry}, {limit.name or 'without a login'}"
+        of = f" of {limit.limit}" if limit.limit is not None else ""
+        window = f" in {timedelta(seconds=limit.window_s)}" if limit.window_s is not None else ""
+        left = "not told" if limit.remaining is None else f"{limit.remaining}{of} left{window}"
+        remark = f"not to be asked before {limit.not_before}"
+        table.add_row("rate limit", _judged(f"{name}: {left}", limit.not_before is None, remark))
 
 
 def _add_bypassed(table: Table, bypassed: BypassedStatus) -> None:

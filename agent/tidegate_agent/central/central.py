@@ -28,6 +28,7 @@ from tidegate_agent.metrics import Metrics, RequestSeconds
 from tidegate_agent.registries import registries_of
 from tidegate_agent.request_log import RequestLog
 from tidegate_agent.sockets import listen_on
+from tidegate_agent.tags import open_tiers
 from tidegate_agent.trust import system_bundle
 from tidegate_agent.upstreams import open_upstreams
 from tidegate_core import log as logging
@@ -127,6 +128,7 @@ class Central:
             fetch_ended=fetch_ended,
             say=log.warning,
             credentials=credentials,
+            tiers=open_tiers(config.tags),
             pushes=config.push.allow,
         )
         seconds = RequestSeconds()
@@ -182,6 +184,7 @@ class Central:
             upstreams=upstreams,
             usage=cache.usage,
             credentials=credentials,
+            limits=cache.limits,
             settle=tally.tell,
         )
         metrics = Metrics(activity, seconds, report.gauges, settle=tally.tell, connection_outcomes=OUTCOMES)

@@ -19,6 +19,7 @@ from tidegate_agent.config import (
     UpstreamConfig,
     check_credentials,
     check_registries,
+    check_tags,
     check_upstreams,
     merged_registries,
 )
@@ -163,7 +164,6 @@ class CentralConfig:
 
 NOT_YET: Mapping[str, Callable[[CentralConfig], bool]] = {
     '[[upstream]] of kind "mirror"': lambda config: any(each.kind == "mirror" for each in config.upstream),
-    "[[tags]]": lambda config: bool(config.tags),
 }
 
 
@@ -173,11 +173,12 @@ def load_config(
     environment: Mapping[str, str],
     command_line: Mapping[str, str] | None = None,
     also: Iterable[RegistryConfig] = (),
+    last_tags: Iterable[TagTier] = (),
 ) -> CentralConfig:
     """The configuration from all its sources; UsageError for anything unknown, wrong or not in this version.
 
     A `file` that is given must exist; without one, DEFAULT_FILE is read where it exists. `also` are
-    registries that are added where none has their hosts.
+    registries that are added where none has their hosts, `last_tags` tiers behind those configured.
     """
     if file is None and DEFAULT_FILE.exists():
         file = DEFAULT_FILE
@@ -190,7 +191,8 @@ def load_config(
     )
     source = str(file) if file else "configuration"
     known = merged_registries(read.registry, built_in=read.default_registries, source=source)
-    return _checked(replace(read, registry=_with(known, also)), source)
+    tags = (*read.tags, *last_tags)
+    return _checked(replace(read, registry=_with(known, also), tags=tags), source)
 
 
 def _with(known: tuple[RegistryConfig, ...], also: Iterable[RegistryConfig]) -> tuple[RegistryConfig, ...]:
@@ -202,7 +204,9 @@ def _with(known: tuple[RegistryConfig, ...], also: Iterable[RegistryConfig]) -> 
 def _checked(config: CentralConfig, source: str) -> CentralConfig:
     check_registries(config.registry, source)
     check_upstreams(config.upstream, source)
-    check_credentials(config.credential, {entry.name for entry in config.registry}, source)
+    names = {entry.name for entry in config.registry}
+    check_credentials(config.credential, names, source)
+    check_tags(config.tags, names, source)
     for entry in config.registry:
         if entry.mode is not None:
             cause = f"{source}: registry {entry.name!r} has a mode, and this tier steers nothing"

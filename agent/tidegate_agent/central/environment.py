@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from tidegate_agent.config import RegistryConfig
+from tidegate_agent.central import manifest_cache
+from tidegate_agent.config import RegistryConfig, TagTier
 from tidegate_agent.registry_host import RegistryHost
 from tidegate_core.errors import UsageError
 from tidegate_proxy.upstreams.auth_registries import AuthRegistry, parse_auth_registries
@@ -16,15 +17,8 @@ from tidegate_proxy.upstreams.auth_registries import AuthRegistry, parse_auth_re
 SECRET = "AUTH_REGISTRIES"
 SECRET_FILE = "AUTH_REGISTRIES_FILE"
 _TIMEOUTS = "because the tier has time-outs of its own"
-_TAGS = "because each use of a tag costs one HEAD, which no registry counts as a pull, and content is kept"
 _CA = "because the tier makes its own CA in state_dir; clients get it from /ca.crt"
 _INEFFECTIVE = {
-    "ENABLE_MANIFEST_CACHE": f"{_TAGS} anyway",
-    "MANIFEST_CACHE_PRIMARY_REGEX": _TAGS,
-    "MANIFEST_CACHE_PRIMARY_TIME": _TAGS,
-    "MANIFEST_CACHE_SECONDARY_REGEX": _TAGS,
-    "MANIFEST_CACHE_SECONDARY_TIME": _TAGS,
-    "MANIFEST_CACHE_DEFAULT_TIME": _TAGS,
     "ALLOW_OWN_AUTH": "because a client's own login always counts",
     "ALLOW_PUSH_WITH_OWN_AUTH": "because pushes are always made with the client's own login; see ALLOW_PUSH",
     "CA_KEY_FILE": _CA,
@@ -59,9 +53,11 @@ _TRANSLATED = (
     "ALLOW_PUSH",
     "VERIFY_SSL",
     "DISABLE_IPV6",
+    *manifest_cache.VARIABLES,
 )
 KNOWN = (*_TRANSLATED, *_INEFFECTIVE)
 _FAMILIES = ("AUTH_REGISTR", "MANIFEST_CACHE_", "CACHE_MAX_", "ALLOW_PUSH", "REGISTRIES")
+_FALSE = ("false", "0", "no", "off")
 _UNITS = {"": "", "K": "KiB", "M": "MiB", "G": "GiB", "T": "TiB"}
 
 
@@ -72,6 +68,7 @@ class Translation:
     twins: Mapping[str, str]
     registries: tuple[RegistryConfig, ...]
     logins: tuple[AuthRegistry, ...]
+    tags: tuple[TagTier, ...]
     warnings: tuple[str, ...]
 
 
@@ -105,8 +102,16 @@ def translate(environment: Mapping[str, str]) -> Translation:
         twins=twins,
         registries=tuple(_registries(given.get("REGISTRIES", "").split())),
         logins=logins,
+        tags=tuple(_tags(given, environment)),
         warnings=tuple(warnings),
     )
+
+
+def _tags(given: Mapping[str, str], environment: Mapping[str, str]) -> Iterable[TagTier]:
+    """An empty pattern says something, so what was given and is empty counts here."""
+    switch = manifest_cache.SWITCH
+    enabled = switch in given and _truth(switch, given[switch]) == "true"
+    return manifest_cache.tiers(environment) if enabled else ()
 
 
 def is_secret(name: str) -> bool:
@@ -122,6 +127,9 @@ def _warnings(given: Mapping[str, str]) -> Iterator[str]:
             yield f"{name} has no effect, {_INEFFECTIVE[name]}"
         elif name not in KNOWN and (nearest := _nearest(name)) is not None:
             yield f"{name} is no variable of docker-registry-proxy's or ours: did you mean {nearest}?"
+    unused = [name for name in given if name in manifest_cache.VARIABLES and name != manifest_cache.SWITCH]
+    if unused and given.get(manifest_cache.SWITCH, "false").lower() in _FALSE:
+        yield f"{', '.join(sorted(unused))}: no effect without {manifest_cache.SWITCH}=true"
     if SECRET in given and SECRET_FILE in given:
         yield f"{SECRET_FILE} has no effect, because {SECRET} is given too"
 
@@ -147,7 +155,7 @@ def _registries(hosts: Iterable[str]) -> Iterator[RegistryConfig]:
 def _truth(name: str, text: str) -> str:
     if text.lower() in ("true", "1", "yes", "on"):
         return "true"
-    if text.lower() in ("false", "0", "no", "off"):
+    if text.lower() in _FALSE:
         return "false"
     raise UsageError(f"environment variable {name} is neither true nor false", next_step=f"set {name}=true")
 

@@ -22,7 +22,11 @@ def start(file: Path | None, *, command_line: Mapping[str, str]) -> int:
     twins = {name: value for name, value in translation.twins.items() if name not in environment}
     ours = {name: value for name, value in environment.items() if name.startswith("TIDEGATE_")}
     config = load_config(
-        file, environment={**twins, **ours}, command_line=command_line, also=translation.registries
+        file,
+        environment={**twins, **ours},
+        command_line=command_line,
+        also=translation.registries,
+        last_tags=translation.tags,
     )
     _warn(translation)
     notifier = Notifier.of(os.environ, pid=os.getpid())

@@ -12,10 +12,12 @@ from tidegate_agent.central.status import CentralStatus, DoorStatus
 from tidegate_agent.credentials import credentials_status
 from tidegate_agent.metrics import Gauges
 from tidegate_agent.status import CacheStatus
+from tidegate_agent.tags import rate_limits_status
 from tidegate_agent.upstreams import upstreams_status
 from tidegate_proxy.central.accepting import Door
 from tidegate_proxy.storage.usage import Usage
 from tidegate_proxy.upstreams.credentials import Credentials
+from tidegate_proxy.upstreams.rate_limits import RateLimits
 from tidegate_proxy.upstreams.tiers import Tiers
 
 
@@ -31,6 +33,7 @@ class CentralReport:
     upstreams: Tiers
     usage: Usage
     credentials: Credentials
+    limits: RateLimits
     settle: Callable[[], None]
     """Makes `activity` count what was served up to now."""
     is_open: bool = False
@@ -57,6 +60,7 @@ class CentralReport:
             cache_bytes=self.usage.stored_bytes,
             upstream_up={(member.kind, member.url): not member.failing for member in self.upstreams.members},
             upstream_requests=self.upstreams.requests,
+            ratelimit_remaining=self.limits.remaining(),
         )
 
     def status(self) -> CentralStatus:
@@ -86,4 +90,5 @@ class CentralReport:
             ),
             upstreams=upstreams_status(self.upstreams),
             credentials=credentials_status(self.credentials),
+            rate_limits=rate_limits_status(self.limits),
         )

@@ -6,8 +6,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from tidegate_agent.status import CacheStatus, CredentialStatus, UpstreamStatus
-from tidegate_agent.status_view import add_logins, add_requests_and_cache, add_upstreams
+from tidegate_agent.status import CacheStatus, CredentialStatus, RateLimitStatus, UpstreamStatus
+from tidegate_agent.status_view import add_logins, add_rate_limits, add_requests_and_cache, add_upstreams
 from tidegate_core.errors import TidegateError
 
 
@@ -36,6 +36,7 @@ class CentralStatus(msgspec.Struct, frozen=True, kw_only=True):
     cache: CacheStatus
     upstreams: list[UpstreamStatus]
     credentials: list[CredentialStatus]
+    rate_limits: list[RateLimitStatus] = []
 
 
 def print_status(text: str, console: Console | None = None) -> None:
@@ -66,6 +67,7 @@ def status_table(status: CentralStatus) -> Table:
     add_requests_and_cache(table, status.cache)
     add_upstreams(table, status.upstreams)
     add_logins(table, status.credentials)
+    add_rate_limits(table, status.rate_limits)
     return table
 
 

@@ -1,14 +1,16 @@
 """Manifests: immutable by digest, revalidated by tag.
 
-A tag costs one HEAD at each use, which no registry counts as a pull (FEATURES C6); when the registry does
-not answer, or answers 429 or a server error, the last variant that the client accepts is served stale, up
-to `stale_max` (C7). What a registry sends is stored only when it hashes to the digest asked for, or to the
-one it claims. Nothing leaves the store under a repository that is not known to hold it (I6), and a tag is
-remembered for what its readers may rely on; who reads by a right of its own is never served stale.
+A tag is believed for as long as its tier says (FEATURES C5), and costs one HEAD at each use after that, which
+no registry counts as a pull (C6); those who ask at the same time share it. When the registry does not answer,
+or answers 429 or a server error, or has little of its rate limit left, the last variant that the client
+accepts is served stale, up to `stale_max` (C7, C19). What a registry sends is stored only when it hashes to
+the digest asked for, or to the one it claims. Nothing leaves the store under a repository that is not known
+to hold it (I6), and a tag is remembered for what its readers may rely on; who reads by a right of its own is
+never served stale.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -23,6 +25,8 @@ from tidegate_proxy.registry.answer import Answer, Cache, Incoming, Kind
 from tidegate_proxy.registry.hot_manifests import HotManifests, ReadyAnswer
 from tidegate_proxy.registry.proofs import Proofs
 from tidegate_proxy.registry.public import Shown
+from tidegate_proxy.registry.tag_tiers import TagTiers
+from tidegate_proxy.single_flight import SingleFlight
 from tidegate_proxy.storage.index import Index, TagVariant
 from tidegate_proxy.storage.store import DigestMismatch, Store
 from tidegate_proxy.upstreams.content_coding import decoded, is_coded, is_gzipped
@@ -66,6 +70,7 @@ class Manifests:
         store: Store,
         index: Index,
         proofs: Proofs,
+        tiers: TagTiers,
         now: Callable[[], datetime],
         stale_max: timedelta,
         patience_s: float,
@@ -81,6 +86,7 @@ class Manifests:
         self._store = store
         self._index = index
         self._proofs = proofs
+        self._tiers = tiers
         self._now = now
         self._stale_max = stale_max
         self._patience_s = patience_s
@@ -88,6 +94,11 @@ class Manifests:
         # by digest: only then does the tag move, or a registry going dark in between would leave nothing.
         self._announced: dict[Digest, _TagName] = {}
         self._hot = HotManifests()
+        self._asking: SingleFlight[tuple[Hashable, ...], UpstreamResponse] = SingleFlight()
+
+    async def close(self) -> None:
+        """End what runs."""
+        await self._asking.close()
 
     def at_hand(self, digest: Digest) -> ReadyAnswer | None:
         """A manifest that is in memory, by its digest: a hit without any waiting.
@@ -118,12 +129,14 @@ class Manifests:
             requester.site.registry, str(request.repository), str(request.tag)
         )
         known = [variant for variant in variants if accept.allows(variant.media_type)]
+        if requester.told is None and (believed := await self._believed(incoming, request, requester, known)):
+            return believed
         last_resort = None if requester.own else await self._stale(incoming, requester, known)
         if last_resort is None:
             if not variants and incoming.method == "GET" and requester.told is None:
                 return await self._downloaded(incoming, request, requester)
             return await self._fresh(incoming, request, requester, patience_s=None)
-        if requester.upstream.dark(requester.site):
+        if requester.upstream.dark(requester.site) or requester.must_wait:
             return last_resort
         try:
             return await self._fresh(incoming, request, requester, patience_s=self._patience_s)
@@ -133,11 +146,11 @@ class Manifests:
     async def _fresh(
         self, incoming: Incoming, request: ManifestByTag, requester: Requester, patience_s: float | None
     ) -> Answer:
-        """What the tag is now, by one HEAD, and the manifest from the store or by one GET."""
-        response = await requester.request(
-            "HEAD", incoming.target, _accept_of(incoming), patience_s=patience_s
-        )
-        await response.close()
+        """What the tag is now, by one HEAD, and the manifest from the store or by one GET.
+
+        Who has an alternative gives a `patience_s`.
+        """
+        response = await self._asked(incoming, requester, patience_s)
         digest = _claimed_digest(response)
         if response.status in _GONE and await self._is_gone(incoming, requester):
             await self._index.drop_tag(requester.site.registry, str(request.repository), str(request.tag))
@@ -153,10 +166,33 @@ class Manifests:
             if stored is not None:
                 await self._name(tag, digest)
                 return stored
+            if patience_s is not None and requester.is_scarce:
+                raise _Failing  # what is left is for what is not cached at all
             self._announce(tag, digest)
         if incoming.method == "HEAD":
             return _head_answer(response)
         return await self._downloaded(incoming, request, requester)
+
+    async def _asked(
+        self, incoming: Incoming, requester: Requester, patience_s: float | None
+    ) -> UpstreamResponse:
+        """The answer to a HEAD, closed: one for all who ask it at the same time by the same right."""
+
+        async def ask() -> UpstreamResponse:
+            response = await requester.request(
+                "HEAD", incoming.target, _accept_of(incoming), patience_s=patience_s
+            )
+            await response.close()
+            return response
+
+        if requester.told is not None:
+            return await ask()
+        accepted = frozenset(
+            each.strip() for value in incoming.headers.getall("Accept", []) for each in value.split(",")
+        )
+        right = requester.authorization if requester.own else requester.shared
+        key = (requester.site, incoming.target, accepted, requester.own, right, patience_s)
+        return await self._asking.run(key, ask)
 
     async def _is_gone(self, incoming: Incoming, requester: Requester) -> bool:
         """Whether there is nothing of any media type: a 404 may be for want of one the client accepts."""
@@ -194,6 +230,29 @@ class Manifests:
                 raise NotShown
             case Shown.UNTOLD:
                 raise Untold
+
+    async def _believed(
+        self,
+        incoming: Incoming,
+        request: ManifestByTag,
+        requester: Requester,
+        variants: Sequence[TagVariant],
+    ) -> Answer | None:
+        """What the tag's tier lets be served without asking, if anything."""
+        for variant in sorted(variants, key=lambda each: each.checked_at, reverse=True):
+            if self._tiers.believes(
+                requester.site.registry,
+                str(request.repository),
+                str(request.tag),
+                checked_at=variant.checked_at,
+                now=self._now(),
+            ):
+                answer = await self._stored(
+                    incoming, requester, variant.digest, variant.media_type, Cache.HIT
+                )
+                if answer is not None:
+                    return answer
+        return None
 
     async def _stale(
         self, incoming: Incoming, requester: Requester, variants: Sequence[TagVariant]

@@ -18,6 +18,7 @@ from tidegate_proxy.registry.answer import Answer, Incoming
 from tidegate_proxy.registry.membership import Membership, claimed_digest, shown_by
 from tidegate_proxy.registry.rights import Rights
 from tidegate_proxy.upstreams.anonymous import Anonymous
+from tidegate_proxy.upstreams.rate_limits import RateLimits
 from tidegate_proxy.upstreams.requester import Requester, Told
 from tidegate_proxy.upstreams.signed_in import SignedIn
 from tidegate_proxy.upstreams.upstream import Upstream, UpstreamBroken, UpstreamUnreachable
@@ -36,12 +37,14 @@ class Private:
         signed_in: SignedIn,
         rights: Rights,
         membership: Membership,
+        limits: RateLimits,
     ) -> None:
         self._upstream = upstream
         self._anonymous = anonymous
         self._signed_in = signed_in
         self._rights = rights
         self._membership = membership
+        self._limits = limits
 
     async def requester(
         self, incoming: Incoming, request: ManifestByTag | ManifestByDigest | Blob
@@ -115,6 +118,7 @@ class Private:
             upstream=self._upstream,
             anonymous=self._anonymous,
             signed_in=self._signed_in,
+            limits=self._limits,
         )
 
 

@@ -24,11 +24,13 @@ from tidegate_proxy.registry.proofs import Proofs
 from tidegate_proxy.registry.public import Readable
 from tidegate_proxy.registry.registry import RegistryService
 from tidegate_proxy.registry.rights import Rights
+from tidegate_proxy.registry.tag_tiers import TagTiers
 from tidegate_proxy.storage.index import Index
 from tidegate_proxy.storage.store import Durability, Store
 from tidegate_proxy.storage.usage import Usage
 from tidegate_proxy.upstreams.anonymous import Anonymous
 from tidegate_proxy.upstreams.credentials import Credentials
+from tidegate_proxy.upstreams.rate_limits import RateLimits
 from tidegate_proxy.upstreams.retrying import Retrying
 from tidegate_proxy.upstreams.signed_in import SignedIn
 from tidegate_proxy.upstreams.upstream import Upstream
@@ -46,6 +48,7 @@ class PullThroughCache:
     index: Index
     fetches: Fetches
     manifests: Manifests
+    limits: RateLimits
 
     @classmethod
     async def open(
@@ -59,10 +62,12 @@ class PullThroughCache:
         fetch_ended: Callable[[FetchEnded], None],
         say: Callable[[str], None],
         credentials: Credentials | None = None,
+        tiers: TagTiers | None = None,
         pushes: bool = True,
     ) -> Self:
         """Everything open, to be closed by `parts`; raises StartRefused for an unusable state directory."""
         upstream = Retrying(upstream)
+        limits = RateLimits(_now)
         sizes = PromisedSizes()
 
         def ended(end: FetchEnded) -> None:
@@ -98,6 +103,7 @@ class PullThroughCache:
             store=store,
             index=index,
             proofs=proofs,
+            tiers=tiers or TagTiers(),
             now=_now,
             stale_max=stale_max,
             patience_s=PATIENCE_S,
@@ -106,6 +112,7 @@ class PullThroughCache:
             ),
             promised=sizes.learn,
         )
+        parts.push_async_callback(manifests.close)
         service = RegistryService(
             upstream=upstream,
             anonymous=anonymous,
@@ -118,16 +125,20 @@ class PullThroughCache:
                 signed_in=signed_in,
                 rights=Rights(clock=time.monotonic, now=_now),
                 membership=membership,
+                limits=limits,
             ),
             membership=membership,
             proofs=proofs,
             manifests=manifests,
             blobs=Blobs(store=store, index=index, fetches=fetches, sizes=sizes, now=_now),
             index=index,
+            limits=limits,
             patience_s=PATIENCE_S,
             pushes=pushes,
         )
-        return cls(service=service, store=store, index=index, fetches=fetches, manifests=manifests)
+        return cls(
+            service=service, store=store, index=index, fetches=fetches, manifests=manifests, limits=limits
+        )
 
     @property
     def usage(self) -> Usage:

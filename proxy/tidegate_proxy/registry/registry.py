@@ -52,6 +52,7 @@ from tidegate_proxy.storage.index import Index
 from tidegate_proxy.upstreams.anonymous import Anonymous
 from tidegate_proxy.upstreams.content_coding import decoded, is_coded, is_gzipped
 from tidegate_proxy.upstreams.credentials import Credentials
+from tidegate_proxy.upstreams.rate_limits import RateLimits
 from tidegate_proxy.upstreams.realm import token_service
 from tidegate_proxy.upstreams.requester import Requester
 from tidegate_proxy.upstreams.signed_in import NotSignedIn, SignedIn
@@ -83,6 +84,7 @@ class RegistryService:
         manifests: Manifests,
         blobs: Blobs,
         index: Index,
+        limits: RateLimits,
         patience_s: float,
         pushes: bool = True,
     ) -> None:
@@ -98,6 +100,7 @@ class RegistryService:
         self._manifests = manifests
         self._blobs = blobs
         self._index = index
+        self._limits = limits
         self._patience_s = patience_s
         self._pushes = pushes
 
@@ -255,6 +258,7 @@ class RegistryService:
             upstream=self._upstream,
             anonymous=self._anonymous,
             signed_in=self._signed_in,
+            limits=self._limits,
         )
         try:
             return await self._read_as(incoming, request, requester)

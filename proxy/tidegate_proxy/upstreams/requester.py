@@ -16,6 +16,7 @@ from tidegate_proxy.oci.reference import Repository
 from tidegate_proxy.site import Site
 from tidegate_proxy.upstreams.anonymous import Anonymous
 from tidegate_proxy.upstreams.credentials import Credential
+from tidegate_proxy.upstreams.rate_limits import CLIENTS, NOBODY, TOO_MANY, RateLimits
 from tidegate_proxy.upstreams.signed_in import NotSignedIn, SignedIn
 from tidegate_proxy.upstreams.upstream import Upstream, UpstreamResponse, UpstreamUnreachable
 
@@ -54,6 +55,25 @@ class Requester:
     upstream: Upstream = field(compare=False, repr=False)
     anonymous: Anonymous = field(compare=False, repr=False)
     signed_in: SignedIn = field(compare=False, repr=False)
+    limits: RateLimits = field(compare=False, repr=False)
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether nobody in whose name may be asked is to ask yet, by the registry's own word."""
+        return all(self.limits.must_wait(self.site.registry, name) for name in self._names)
+
+    @property
+    def is_scarce(self) -> bool:
+        """Whether little is left of the rate limit of each of them."""
+        return all(self.limits.is_scarce(self.site.registry, name) for name in self._names)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """In whose names may be asked, in that order."""
+        names = () if self.credential is None else (self.credential.username,)
+        if self.authorization is not None:
+            return (*names, CLIENTS)
+        return names if self.shared else (*names, NOBODY)
 
     async def request(
         self,
@@ -69,7 +89,7 @@ class Requester:
         sent["Accept-Encoding"] = "identity"
         if self.own:
             return await self._in_own_name(method, target, sent, follow_redirects, patience_s)
-        if self.credential is None:
+        if self.credential is None or (self._is_limited(self.credential) and not self.shared):
             return await self._without_login(method, target, sent, follow_redirects, patience_s)
         limited, failing = None, ""
         try:
@@ -84,7 +104,8 @@ class Requester:
                 patience_s=patience_s,
                 proven=True,
             )
-            if response.status != 429:
+            self._learn(self.credential.username, response)
+            if response.status != TOO_MANY:
                 return response
             limited = response
         except NotSignedIn as refusal:
@@ -121,7 +142,7 @@ class Requester:
             return known
         assert self.authorization is not None  # whoever has none has no right of its own
         headers["Authorization"] = self.authorization
-        return await self.upstream.request(
+        response = await self.upstream.request(
             self.site,
             method,
             target,
@@ -131,6 +152,8 @@ class Requester:
             proven=method != "HEAD",
             private=True,
         )
+        self._learn(CLIENTS, response)
+        return response
 
     async def _without_login(
         self,
@@ -150,10 +173,11 @@ class Requester:
                 patience_s=patience_s,
                 proven=True,
             )
+            self._learn(CLIENTS, response)
             if response.status not in _REFUSED or self.shared:
                 return response
             await response.close()
-        return await self.anonymous.request(
+        response = await self.anonymous.request(
             self.site,
             self.repository,
             method,
@@ -163,3 +187,11 @@ class Requester:
             patience_s=patience_s,
             proven=True,
         )
+        self._learn(NOBODY, response)
+        return response
+
+    def _is_limited(self, credential: Credential) -> bool:
+        return self.limits.must_wait(self.site.registry, credential.username)
+
+    def _learn(self, name: str, response: UpstreamResponse) -> None:
+        self.limits.learn(self.site.registry, name, response.status, response.headers)

@@ -5,13 +5,17 @@ manifest (docs/operations/upstream-faults.md). So a read is repeated before anyt
 away, each time with all upstreams in their order. Attempts and time are bounded (decision 0036); who has an
 alternative waits for one repetition at most, and repeats nothing at a rate limit. Writes are never repeated.
 
-This module does not mend bodies that have begun (`fetching.healing` does) and does not read Retry-After.
+A rate limit that names a short Retry-After is waited for, because containerd asks six times in 5 ms.
+
+This module does not mend bodies that have begun (`fetching.healing` does).
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
 
 from tidegate_proxy.site import Site
+from tidegate_proxy.upstreams.rate_limit import retry_after_s
 from tidegate_proxy.upstreams.upstream import FAILING, Upstream, UpstreamResponse, UpstreamUnreachable
 
 LATEST_S = 90.0
@@ -19,13 +23,23 @@ LATEST_S = 90.0
 LATEST_UNREACHABLE_S = 5.0
 """The same where there was no answer at all: who waited for a connection in vain need not do so twice."""
 
+LONGEST_WAIT_S = 5.0
+"""What a rate limit may name to be waited for; longer ones are the client's to know."""
+
 _FAILING_PAUSES_S = (0.1, 0.4, 1.5)
 _LIMITED_PAUSES_S = (0.5,)
 _REFUSED_PAUSES_S = (0.1,)
 _REPEATED = frozenset({"GET", "HEAD"})
 
 
-def pause_s(status: int | None, attempt: int, *, with_token: bool, has_alternative: bool) -> float | None:
+def pause_s(
+    status: int | None,
+    attempt: int,
+    *,
+    with_token: bool,
+    has_alternative: bool,
+    retry_after_s: float | None = None,
+) -> float | None:
     """How long to wait before asking again; None when that is no use.
 
     `status` is the answer's, None for no answer; `attempt` is that of the one that failed, counted from 0.
@@ -35,7 +49,7 @@ def pause_s(status: int | None, attempt: int, *, with_token: bool, has_alternati
     if status is None:
         pauses = () if has_alternative else _FAILING_PAUSES_S
     elif status == 429:
-        pauses = () if has_alternative else _LIMITED_PAUSES_S
+        pauses = () if has_alternative else _limited_pauses_s(retry_after_s)
     elif status in FAILING:
         pauses = _FAILING_PAUSES_S[:1] if has_alternative else _FAILING_PAUSES_S
     elif status == 401 and with_token:
@@ -43,6 +57,12 @@ def pause_s(status: int | None, attempt: int, *, with_token: bool, has_alternati
     else:
         pauses = ()
     return pauses[attempt] if attempt < len(pauses) else None
+
+
+def _limited_pauses_s(retry_after_s: float | None) -> tuple[float, ...]:
+    if retry_after_s is None:
+        return _LIMITED_PAUSES_S
+    return (max(retry_after_s, _LIMITED_PAUSES_S[0]),) * 2 if retry_after_s <= LONGEST_WAIT_S else ()
 
 
 class Retrying:
@@ -95,7 +115,15 @@ class Retrying:
                 if not repeats:
                     raise
                 failure, status, latest_s = error, None, LATEST_UNREACHABLE_S
-            pause = pause_s(status, attempt, with_token=with_token, has_alternative=patience_s is not None)
+            pause = pause_s(
+                status,
+                attempt,
+                with_token=with_token,
+                has_alternative=patience_s is not None,
+                retry_after_s=None
+                if response is None
+                else retry_after_s(response.headers, now=datetime.now(UTC)),
+            )
             until = began + (latest_s if patience_s is None else patience_s)
             if not repeats or pause is None or loop.time() + pause >= until:
                 if response is None:

@@ -137,7 +137,10 @@ def test_a_good_configuration_is_checked_with_exit_code_0(tmp_path: Path) -> Non
     ("toml", "told"),
     [
         ("[cach]\n", ["unknown key `cach`", "did you mean `cache`?"]),
-        ('[[tags]]\nmatch = "x"\nfresh_for = "1m"', ["not in this version yet", "remove the setting"]),
+        (
+            '[[tags]]\nmatch = "x"\nfresh_for = "1m"\nregistry = "docker.oi"',
+            ["tags[0].registry", "did you mean 'docker.io'?"],
+        ),
     ],
 )
 def test_a_bad_configuration_is_exit_code_2_cause_and_next_step(

@@ -215,7 +215,6 @@ def test_a_value_that_cannot_work_is_refused_by_its_key(tmp_path: Path, toml: st
             '[[upstream]]\nkind = "mirror"\nurl = "https://x.example"',
             '[[upstream]] of kind "mirror"',
         ),
-        ('[[tags]]\nmatch = "stable"\nfresh_for = "1m"', "[[tags]]"),
     ],
 )
 def test_a_setting_of_a_later_version_is_refused_rather_than_ignored(

@@ -1,12 +1,13 @@
 """central.toml, and whose file is whose."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from tidegate_agent.central.config import NOT_YET, CentralConfig, load_config
 from tidegate_agent.central.names import own_names
-from tidegate_agent.config import RegistryConfig
+from tidegate_agent.config import RegistryConfig, TagTier
 from tidegate_agent.registry_host import RegistryHost
 from tidegate_agent.role import role_of
 from tidegate_core.errors import UsageError
@@ -60,7 +61,7 @@ def test_what_is_shown_reads_back(tmp_path: Path) -> None:
         ('[access]\nallow = ["10.0.0.1/8"]', "host bits"),
         ('[connect]\nother = "refuse"', "did you mean `connect.others`?"),
         ("[steering]\nport = 1", "unknown key `steering`"),
-        ('[[tags]]\nmatch = "x"\nfresh_for = "1m"', "not in this version"),
+        ('[[tags]]\nmatch = "x"\nfresh_for = "1m"\nregistry = "quay.oi"', "did you mean 'quay.io'"),
     ],
 )
 def test_what_is_wrong_is_told_with_what_to_type(tmp_path: Path, toml: str, words: str) -> None:
@@ -69,8 +70,18 @@ def test_what_is_wrong_is_told_with_what_to_type(tmp_path: Path, toml: str, word
 
 
 def test_only_what_is_still_missing_is_in_the_table_of_it() -> None:
-    """DESIGN 8: [[tags]] come later."""
-    assert set(NOT_YET) == {"[[tags]]", '[[upstream]] of kind "mirror"'}
+    """DESIGN 8: path prefixes come later."""
+    assert set(NOT_YET) == {'[[upstream]] of kind "mirror"'}
+
+
+def test_tiers_of_the_environment_come_behind_those_configured(tmp_path: Path) -> None:
+    """C5, T1: the first match wins."""
+    file = tmp_path / "central.toml"
+    file.write_text('[[tags]]\nmatch = "stable"\nfresh_for = "1m"')
+    last = TagTier(match=".*", fresh_for=timedelta(hours=1))
+    config = load_config(file, environment={}, last_tags=[last])
+
+    assert [tier.match for tier in config.tags] == ["stable", ".*"]
 
 
 def test_registries_of_the_environment_are_added_where_none_has_their_hosts() -> None:
