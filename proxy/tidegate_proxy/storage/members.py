@@ -5,7 +5,7 @@ are thinned out are any: digests are evenly spread. They go with the content (`f
 index runs the SQL. This module does not know who may read, and learns nothing by itself.
 """
 
-import secrets
+import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
@@ -17,9 +17,9 @@ V = TypeVar("V")
 Place = tuple[str, str]
 """A registry, by the name that a mirror would be told, and a repository there."""
 
-LIMIT_ROWS = 1_000_000
+LIMIT_ROWS = 500_000
 _SLICES = 256  # of the digests, by their first two digits
-_LOOKED_AT_EVERY = 4096  # rows written
+_THINNED_TO = 0.95
 
 
 class InThread(Protocol):
@@ -37,7 +37,7 @@ class Members:
         self._file = file
         self._in_thread = in_thread
         self._limit_rows = limit_rows
-        self._written_rows = 0
+        self._rows: int | None = None
         # By place and digest, not by digest: or an answer about what somebody used elsewhere a moment ago
         # would come faster than one about what nobody has (I6).
         self._held: Remembered[tuple[str, str, str], bool] = Remembered(remembered)
@@ -84,27 +84,40 @@ class Members:
         return [(str(registry), str(repository)) for registry, repository in rows]
 
     def _insert(self, rows: Sequence[Row]) -> None:
+        if self._rows is None:
+            self._rows = self._counted()
         self._file.write(
             "INSERT OR IGNORE INTO members (digest, registry, repository) VALUES (?, ?, ?)", rows
         )
-        self._written_rows += len(rows)
-        if self._written_rows >= min(_LOOKED_AT_EVERY, self._limit_rows):
-            self._written_rows = 0
-            self._thin()
+        self._rows += len(rows)  # at most: some may have been there
+        if self._rows > self._limit_rows:
+            self._rows = self._thinned(self._counted())
 
-    def _thin(self) -> None:
-        for _ in range(_SLICES):
-            first = secrets.randbelow(_SLICES)
-            if _SLICES * self._rows_of(first) <= self._limit_rows:
+    def _thinned(self, rows: int) -> int:
+        """Take slices out until there is room; how many rows are left."""
+        for first in random.sample(range(_SLICES), _SLICES):
+            if rows <= self._limit_rows * _THINNED_TO:
                 break
-            for low, high in _slice(first):
-                self._file.write("DELETE FROM members WHERE digest >= ? AND digest < ?", ((low, high),))
+            rows -= self._rows_of(first)
+            for bounds in _slice(first):
+                self._file.write("DELETE FROM members WHERE digest >= ? AND digest < ?", (bounds,))
+        return rows
+
+    def _counted(self) -> int:
+        return _number(self._file.select("SELECT count(*) FROM members", ()))
 
     def _rows_of(self, first: int) -> int:
-        """How many rows a slice has: counting them all would keep others waiting."""
         sql = "SELECT count(*) FROM members WHERE digest >= ? AND digest < ?"
-        counted = [row[0] for bounds in _slice(first) for row in self._file.select(sql, bounds)]
-        return sum(count for count in counted if isinstance(count, int))
+        return sum(_number(self._file.select(sql, bounds)) for bounds in _slice(first))
+
+
+def _number(rows: Sequence[Row]) -> int:
+    """The only value of the only row; 0 when the file failed."""
+    match rows:
+        case [(int(number),)]:
+            return number
+        case _:
+            return 0
 
 
 def _slice(first: int) -> list[tuple[str, str]]:
