@@ -20,6 +20,7 @@ import ssl
 import sys
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote
@@ -55,7 +56,7 @@ class Site:
         self.backend: str = config["backend"]
         self.storage = Path(config["storage"])
         self.login: str = config["login"]
-        self.rights = token_service.Rights(passwords=config["passwords"], private=config["private"])
+        self.first_rights = token_service.Rights(passwords=config["passwords"], private=config["private"])
         self.signer = signer
         self.reset()
 
@@ -64,6 +65,7 @@ class Site:
         self.used: list[int] = []
         self.redirects: Redirects | None = Redirects()
         self.token_lifetime_s = 300
+        self.rights = self.first_rights
 
     def resource(self, method: str, host: str, path: str) -> Resource:
         if host == self.token_host and path == self.token_path:
@@ -379,7 +381,9 @@ class Front:
     # Control
 
     async def control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One command a line: {"registry", "reset" | "fault" | "heal" | "redirects" | "token_lifetime_s"}."""
+        """One command a line: {"registry", "reset" | "fault" | "heal" | "redirects" | "token_lifetime_s" |
+        "readers"}.
+        """
         while line := await reader.readline():
             command = json.loads(line)
             site = self.by_name[command["registry"]]
@@ -393,6 +397,9 @@ class Front:
             if "redirects" in command:
                 given = command["redirects"]
                 site.redirects = None if given is None else Redirects(**given)
+            if "readers" in command:
+                private = {**site.rights.private, **command["readers"]}
+                site.rights = replace(site.rights, private=private)
             if "token_lifetime_s" in command:
                 site.token_lifetime_s = command["token_lifetime_s"]
             writer.write(b"{}\n")

@@ -259,6 +259,10 @@ class Registry:
         """No redirects: blobs come from the registry's own host."""
         self._tell(redirects=None)
 
+    def let_read(self, repository: str, *users: str) -> None:
+        """From now on the repository is private, and tokens for it are for these users alone."""
+        self._tell(readers={repository: users})
+
     def give_tokens_for(self, lifetime_s: int) -> None:
         self._tell(token_lifetime_s=lifetime_s)
 

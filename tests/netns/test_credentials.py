@@ -120,7 +120,7 @@ def test_a_client_that_logs_in_gets_what_its_own_login_deserves(
 
 
 def test_not_shared_a_private_image_stays_private(lab: Lab, node: Node, registry: Registry) -> None:
-    """C15, C17, I6: alice's own login passes through, uncached; nobody else gets anything, then or later."""
+    """C15, C17, I6: what alice's own login reads is cached for her; nobody else gets it, then or later."""
     alice, bob = registry.users["alice"], registry.users["bob"]
     start(node, login("nobody"))
     assert not node.pull("skopeo", PRIVATE_1).ok
@@ -130,7 +130,10 @@ def test_not_shared_a_private_image_stays_private(lab: Lab, node: Node, registry
     assert not node.pull("podman", PRIVATE_1).ok
     assert not node.pull("podman", PRIVATE_1, login=bob).ok
     assert ask(node, f"{ORIGIN}/v2/alice/private/tags/list").status == 401
-    assert not any(path.is_file() for path in node.path("/var/lib/tidegate/blobs").rglob("*"))
+    registry.forget()
+    assert pulled(node.pull("skopeo", PRIVATE_1, login=alice), lab.images[PRIVATE_1])
+    assert registry.requests_for("bytes") == []
+    assert token_requests(registry, "Basic") == 1  # hers
 
 
 @pytest.mark.parametrize("share", ["node", "nobody"])

@@ -295,25 +295,6 @@ def stored(node: Node) -> set[str]:
     return {f"sha256:{path.name}" for path in files if path.is_file()}
 
 
-@pytest.mark.parametrize("client", PAIR)
-def test_a_private_image_needs_a_login_and_leaves_nothing(
-    lab: Lab, node: Node, registry: Registry, agent: Agent, client: str
-) -> None:
-    """C15, C16, I6: alice pulls with her login; nobody else can, then or later, and nothing is stored."""
-    image = lab.images[PRIVATE_1]
-    alice, bob = registry.users["alice"], registry.users["bob"]
-    assert not node.pull(client, PRIVATE_1).ok
-
-    assert pulled(node.pull(client, PRIVATE_1, login=alice), image)
-
-    assert stored(node) == set()
-    assert agent.status()["cache"]["misses"] == 0
-    assert not node.pull(client, PRIVATE_1).ok
-    assert not node.pull(client, PRIVATE_1, login=bob).ok
-    assert pulled(node.pull(client, PRIVATE_1, login=alice), image)
-    assert stored(node) == set()
-
-
 def test_a_private_image_is_not_served_in_the_dark(
     lab: Lab, node: Node, registry: Registry, agent: Agent
 ) -> None:

@@ -54,9 +54,10 @@ class Private:
         if authorization is None or self._upstream.dark(incoming.site):
             return None
         site, repository, digest = incoming.site, request.repository, _digest_of(request)
-        right = self._rights.holds(site, repository, authorization)
-        held = digest is None or await self._membership.holds(site, repository, digest)
-        if right and held:
+        # What the repository holds is looked up for those alone who may know it, as that takes a moment.
+        if self._rights.holds(site, repository, authorization) and (
+            digest is None or await self._membership.holds(site, repository, digest)
+        ):
             return self._own(incoming, request, authorization)
         if incoming.method == "HEAD":
             return None  # it proves the same by itself: see `passed_through`

@@ -63,6 +63,7 @@ class PullThroughCache:
         say: Callable[[str], None],
         credentials: Credentials | None = None,
         tiers: TagTiers | None = None,
+        rights: Rights | None = None,
         pushes: bool = True,
     ) -> Self:
         """Everything open, to be closed by `parts`; raises StartRefused for an unusable state directory."""
@@ -123,7 +124,7 @@ class PullThroughCache:
                 upstream=upstream,
                 anonymous=anonymous,
                 signed_in=signed_in,
-                rights=Rights(clock=time.monotonic, now=_now),
+                rights=Rights(clock=time.monotonic, now=_now) if rights is None else rights,
                 membership=membership,
                 limits=limits,
             ),

@@ -303,7 +303,8 @@ class RegistryService:
         except (NotShown, Untold):
             raise
         except (NotServed, OriginRefused):
-            return await self._uncached(incoming, request.repository)
+            proves = request if requester.own else None
+            return await self._uncached(incoming, request.repository, proves=proves)
         except OriginUnreachable as error:
             step = error.next_step or "tidegate status"
             raise UpstreamUnreachable(incoming.site, error.cause, next_step=step) from error

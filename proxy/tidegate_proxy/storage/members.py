@@ -5,7 +5,7 @@ are thinned out are any: digests are evenly spread. They go with the content (`f
 index runs the SQL. This module does not know who may read, and learns nothing by itself.
 """
 
-import secrets
+import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
@@ -17,10 +17,9 @@ V = TypeVar("V")
 Place = tuple[str, str]
 """A registry, by the name that a mirror would be told, and a repository there."""
 
-LIMIT_ROWS = 1_000_000
-_PLACES_AT_MOST = 1024  # of one digest: a base layer is in many repositories
+LIMIT_ROWS = 500_000
 _SLICES = 256  # of the digests, by their first two digits
-_LOOKED_AT_EVERY = 4096  # rows written
+_THINNED_TO = 0.95
 
 
 class InThread(Protocol):
@@ -38,76 +37,89 @@ class Members:
         self._file = file
         self._in_thread = in_thread
         self._limit_rows = limit_rows
-        self._written_rows = 0
-        # By `encoded` alone, whose hash is computed once; no two algorithms have digests of one length.
-        self._places: Remembered[str, frozenset[Place]] = Remembered(remembered)
+        self._rows: int | None = None
+        # By place and digest, not by digest: or an answer about what somebody used elsewhere a moment ago
+        # would come faster than one about what nobody has (I6).
+        self._held: Remembered[tuple[str, str, str], bool] = Remembered(remembered)
 
     def remembered(self, registry: str, repository: str, digest: Digest) -> bool:
         """As `holds`, from memory alone: False also when the file would have to be asked."""
-        places = self._places.get(digest.encoded)
-        return places is not MISSING and (registry, repository) in places
+        return self._held.get((registry, repository, digest.encoded)) is True
 
     async def holds(self, registry: str, repository: str, digest: Digest) -> bool:
         """Whether the repository is known to hold that content."""
-        places = self._places.get(digest.encoded)
-        if places is MISSING:
-            writes_before = self._places.writes
-            sql = f"SELECT registry, repository FROM members WHERE digest = ? LIMIT {_PLACES_AT_MOST}"
-            places = _places(await self._in_thread(self._file.select, sql, (str(digest),)))
-            self._places.learn(digest.encoded, places, writes_before=writes_before)
-        return (registry, repository) in places
+        key = (registry, repository, digest.encoded)
+        known = self._held.get(key)
+        if known is not MISSING:
+            return known
+        writes_before = self._held.writes
+        sql = "SELECT 1 FROM members WHERE digest = ? AND registry = ? AND repository = ?"
+        held = bool(await self._in_thread(self._file.select, sql, (str(digest), registry, repository)))
+        self._held.learn(key, held, writes_before=writes_before)
+        return held
 
     async def learn(self, registry: str, repository: str, digests: Iterable[Digest]) -> None:
         """The repository holds these."""
-        place = (registry, repository)
         rows: list[Row] = []
         for digest in digests:
-            places = self._places.get(digest.encoded)
-            if places is MISSING or len(places) >= _PLACES_AT_MOST:
-                self._places.forget(digest.encoded)  # what is being read of it now is older
-            elif place in places:
-                continue
-            else:
-                self._places.put(digest.encoded, places | {place})
-            rows.append((str(digest), registry, repository))
+            key = (registry, repository, digest.encoded)
+            if self._held.get(key) is not True:
+                self._held.put(key, True)
+                rows.append((str(digest), registry, repository))
         if rows:
             await self._in_thread(self._insert, rows)
 
     async def forget(self, digest: Digest, place: Place | None = None) -> None:
         """The content is gone; with `place`, from there alone."""
-        self._places.forget(digest.encoded)
-        where = " AND registry = ? AND repository = ?" if place is not None else ""
-        row: Row = (str(digest), *(place or ()))
-        await self._in_thread(self._file.write, f"DELETE FROM members WHERE digest = ?{where}", (row,))
+        places = await self._in_thread(self._places, digest) if place is None else [place]
+        for registry, repository in places:
+            self._held.put((registry, repository, digest.encoded), False)
+        rows: list[Row] = [(str(digest), registry, repository) for registry, repository in places]
+        sql = "DELETE FROM members WHERE digest = ? AND registry = ? AND repository = ?"
+        await self._in_thread(self._file.write, sql, rows)
+
+    def _places(self, digest: Digest) -> list[Place]:
+        sql = "SELECT registry, repository FROM members WHERE digest = ?"
+        rows = self._file.select(sql, (str(digest),))
+        return [(str(registry), str(repository)) for registry, repository in rows]
 
     def _insert(self, rows: Sequence[Row]) -> None:
+        if self._rows is None:
+            self._rows = self._counted()
         self._file.write(
             "INSERT OR IGNORE INTO members (digest, registry, repository) VALUES (?, ?, ?)", rows
         )
-        self._written_rows += len(rows)
-        if self._written_rows >= min(_LOOKED_AT_EVERY, self._limit_rows):
-            self._written_rows = 0
-            self._thin()
+        self._rows += len(rows)  # at most: some may have been there
+        if self._rows > self._limit_rows:
+            self._rows = self._thinned(self._counted())
 
-    def _thin(self) -> None:
-        for _ in range(_SLICES):
-            first = secrets.randbelow(_SLICES)
-            if _SLICES * self._rows_of(first) <= self._limit_rows:
+    def _thinned(self, rows: int) -> int:
+        """Take slices out until there is room; how many rows are left."""
+        for first in random.sample(range(_SLICES), _SLICES):
+            if rows <= self._limit_rows * _THINNED_TO:
                 break
-            for low, high in _slice(first):
-                self._file.write("DELETE FROM members WHERE digest >= ? AND digest < ?", ((low, high),))
+            rows -= self._rows_of(first)
+            for bounds in _slice(first):
+                self._file.write("DELETE FROM members WHERE digest >= ? AND digest < ?", (bounds,))
+        return rows
+
+    def _counted(self) -> int:
+        return _number(self._file.select("SELECT count(*) FROM members", ()))
 
     def _rows_of(self, first: int) -> int:
-        """How many rows a slice has: counting them all would keep others waiting."""
         sql = "SELECT count(*) FROM members WHERE digest >= ? AND digest < ?"
-        counted = [row[0] for bounds in _slice(first) for row in self._file.select(sql, bounds)]
-        return sum(count for count in counted if isinstance(count, int))
+        return sum(_number(self._file.select(sql, bounds)) for bounds in _slice(first))
+
+
+def _number(rows: Sequence[Row]) -> int:
+    """The only value of the only row; 0 when the file failed."""
+    match rows:
+        case [(int(number),)]:
+            return number
+        case _:
+            return 0
 
 
 def _slice(first: int) -> list[tuple[str, str]]:
     """The digests whose first two digits are that number."""
     return [(f"{name}:{first:02x}", f"{name}:{first:02x}g") for name in ("sha256", "sha512")]
-
-
-def _places(rows: Sequence[Row]) -> frozenset[Place]:
-    return frozenset((str(registry), str(repository)) for registry, repository in rows)

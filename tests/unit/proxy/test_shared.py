@@ -151,7 +151,7 @@ async def test_what_a_shared_login_reads_everybody_reads(world: World) -> None:
 
 @pytest.mark.parametrize("share", [Share.NOBODY, None])
 async def test_what_was_shared_once_is_not_served_by_that_any_more(world: World, share: Share | None) -> None:
-    """C15, C17, I6: the proof was for the login's sharing, not for the bytes: now a right of one's own counts."""
+    """C15, C17, I6: the proof was for the login's sharing, not for the bytes: one's own right counts now."""
     async with AsyncExitStack() as parts:
         cache = await world.open(parts, world.credentials(Share.NODE))
         await world.ask(cache, BY_TAG)
