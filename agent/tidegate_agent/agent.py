@@ -192,6 +192,7 @@ class Agent:
             state_dir=config.state_dir,
             durability=config.cache.durability,
             stale_max=config.cache.stale_max,
+            limits=config.cache.limits,
             upstream=upstreams,
             fetch_ended=_each(activity.fetched, upstreams.fetched),
             say=structlog.get_logger().warning,

@@ -123,6 +123,7 @@ class Central:
             state_dir=config.state_dir,
             durability=config.cache.durability,
             stale_max=config.cache.stale_max,
+            limits=config.cache.limits,
             upstream=Marked(upstreams, pseudonym),
             fetch_ended=fetch_ended,
             say=log.warning,

@@ -55,6 +55,7 @@ class CentralReport:
             steering_backend=None,
             steering_active=False,
             cache_bytes=self.usage.stored_bytes,
+            cache_evicted_bytes=self.usage.evicted_bytes,
             upstream_up={(member.kind, member.url): not member.failing for member in self.upstreams.members},
             upstream_requests=self.upstreams.requests,
         )
@@ -82,6 +83,7 @@ class CentralReport:
                 bytes=self.usage.stored_bytes,
                 blobs=self.usage.blobs,
                 max_bytes=config.cache.max_size,
+                evicted_bytes=self.usage.evicted_bytes,
                 saved_bytes=self.activity.saved_bytes,
             ),
             upstreams=upstreams_status(self.upstreams),

@@ -138,6 +138,11 @@ class Catalogue:
 
         return ended
 
+    async def knows_any(self, algorithm: str) -> bool:
+        """Whether any blob under that algorithm has a row."""
+        sql = "SELECT 1 FROM blobs WHERE digest >= ? AND digest < ? LIMIT 1"
+        return bool(await self._run(self._file.select, sql, (f"{algorithm}:", f"{algorithm};")))
+
     async def known_between(self, first: str, end: str) -> set[str]:
         """The digests with rows from `first` to `end` (excluded), as text."""
         rows = await self._run(
@@ -164,6 +169,11 @@ class Catalogue:
         self.flush_touches()
         sql = f"SELECT {_COLUMNS} FROM blobs WHERE digest > ? ORDER BY digest LIMIT ?"
         return _entries(await self._run(self._file.select, sql, (str(after or ""), limit)))
+
+    async def settled(self) -> Usage:
+        """The figures, of all that was stored up to now."""
+        await self._run(self._count)
+        return self.usage
 
     async def oldest(self, limit: int) -> list[Entry]:
         """The blobs to give up first: by last use, manifests as if used a week later."""

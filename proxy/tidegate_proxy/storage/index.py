@@ -7,7 +7,7 @@ hit's look-up is a dict access and no thread hop. Writes are remembered at once 
 
 Failure policy: the index is a memory aid, and every row of it can be learned again from a registry.
 A file that is damaged, unreadable or of an unknown version is moved aside and a new one begun; where
-none can be written, an index in memory serves until the next start. No call here raises for the disk.
+none can be written, an index in memory serves until one can. No call here raises for the disk.
 
 This module does not know which blobs exist, and does not decide what is stale, fresh or public.
 """
@@ -23,7 +23,7 @@ from typing import Self, TypeVar
 from tidegate_proxy.oci.descriptor import Descriptor
 from tidegate_proxy.oci.digest import Digest, InvalidDigest
 from tidegate_proxy.storage.catalogue import Catalogue
-from tidegate_proxy.storage.index_file import IndexFile, Row
+from tidegate_proxy.storage.index_file import RETURNS_EVERY_S, IndexFile, Row
 from tidegate_proxy.storage.remembered import MISSING, Remembered
 
 K = TypeVar("K", bound=Hashable)
@@ -58,12 +58,21 @@ class Index:
         self.catalogue = Catalogue(file, self._thread)
 
     @classmethod
-    def open(cls, path: Path, *, say: Callable[[str], None] | None = None, remembered: int = 65_536) -> Self:
+    def open(
+        cls,
+        path: Path,
+        *,
+        say: Callable[[str], None] | None = None,
+        remembered: int = 65_536,
+        returns_every_s: float = RETURNS_EVERY_S,
+    ) -> Self:
         """Open or begin the file; `say` is told, in a sentence, what had to be given up, from any thread.
 
-        Keeps at most `remembered` rows of each kind in memory. Blocks briefly, however large the file is.
+        Keeps at most `remembered` rows of each kind in memory; looks that often for a way back from an index
+        in memory. Blocks briefly, however large the file is.
         """
-        return cls(IndexFile(path, say or (lambda _: None)), remembered=remembered)
+        file = IndexFile(path, say or (lambda _: None), returns_every_s=returns_every_s)
+        return cls(file, remembered=remembered)
 
     async def descriptor(self, digest: Digest) -> Descriptor | None:
         """What the content of that digest is, if it was ever described."""

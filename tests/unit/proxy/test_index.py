@@ -330,3 +330,26 @@ async def test_only_we_may_read_the_file(tmp_path: Path) -> None:
     await Index.open(tmp_path / "index.sqlite").close()
 
     assert stat.S_IMODE((tmp_path / "index.sqlite").stat().st_mode) == 0o600
+
+
+async def test_an_index_in_memory_returns_to_a_file_when_it_can(tmp_path: Path) -> None:
+    """I1: the state directory was removed under the running agent, and is back: what was learned is kept."""
+    state = tmp_path / "state"
+    state.mkdir()
+    said: list[str] = []
+    index = Index.open(state / "index.sqlite", say=said.append, returns_every_s=0)
+    for path in (*state.iterdir(), state):
+        path.unlink() if path.is_file() else path.rmdir()
+    await index.put_tag(*NGINX, "1", _variant())
+    assert not state.exists()
+    state.mkdir()
+    index.catalogue.stored(A, 7)
+    await index.put_tag(*NGINX, "2", _variant())
+    await index.close()
+    assert len(said) == 1
+    index = Index.open(state / "index.sqlite")
+
+    assert await index.tag_variants(*NGINX, "1") == await index.tag_variants(*NGINX, "2") == (_variant(),)
+    assert index.catalogue.usage.stored_bytes == 7
+    assert stat.S_IMODE((state / "index.sqlite").stat().st_mode) == 0o600
+    await index.close()
