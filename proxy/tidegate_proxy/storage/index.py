@@ -2,8 +2,9 @@
 
 Which content there is, and when it was used, is the catalogue's to say, in the same file.
 
-One process owns the file. All SQL runs in one thread of the index; answers are remembered, so that a
-hit's look-up is a dict access and no thread hop. Writes are remembered at once and written in order.
+One process owns the file. SQL runs in two threads, one that writes and one that reads beside it; answers
+are remembered, so that a hit's look-up is a dict access and no thread hop. Writes are remembered at once
+and written in order.
 
 Failure policy: the index is a memory aid, and every row of it can be learned again from a registry.
 A file that is damaged, unreadable or of an unknown version is moved aside and a new one begun; where
@@ -24,6 +25,7 @@ from tidegate_proxy.oci.descriptor import Descriptor
 from tidegate_proxy.oci.digest import Digest, InvalidDigest
 from tidegate_proxy.storage.catalogue import Catalogue
 from tidegate_proxy.storage.index_file import RETURNS_EVERY_S, IndexFile, Row
+from tidegate_proxy.storage.index_reader import IndexReader
 from tidegate_proxy.storage.remembered import MISSING, Remembered
 
 K = TypeVar("K", bound=Hashable)
@@ -48,9 +50,13 @@ class TagVariant:
 class Index:
     """The index over one file; its methods are called on the event loop."""
 
-    def __init__(self, file: IndexFile, *, remembered: int) -> None:
+    def __init__(self, file: IndexFile, reader: IndexReader, *, remembered: int) -> None:
         self._file = file
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="index")
+        self._reader = reader
+        self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="index-read")
+        # Calls in the writer's thread: the first is counted on the loop, the second in that thread.
+        self._begun = self._ended = 0
         self._descriptors: Remembered[Digest, Descriptor | None] = Remembered(remembered)
         self._tags: Remembered[tuple[str, str, str], tuple[TagVariant, ...]] = Remembered(remembered)
         self._public: Remembered[tuple[str, str, str], datetime | None] = Remembered(remembered)
@@ -72,7 +78,7 @@ class Index:
         in memory. Blocks briefly, however large the file is.
         """
         file = IndexFile(path, say or (lambda _: None), returns_every_s=returns_every_s)
-        return cls(file, remembered=remembered)
+        return cls(file, IndexReader(path, file), remembered=remembered)
 
     async def descriptor(self, digest: Digest) -> Descriptor | None:
         """What the content of that digest is, if it was ever described."""
@@ -186,9 +192,11 @@ class Index:
 
     async def close(self) -> None:
         """Write what is waiting, then close the file."""
-        self.catalogue.flush_touches()
+        self.catalogue.write_uses()
         await self._in_thread(self._file.close)
         self._thread.shutdown(wait=False)
+        await asyncio.wrap_future(self._reading.submit(self._reader.close))
+        self._reading.shutdown(wait=False)
 
     async def _known(
         self,
@@ -203,16 +211,31 @@ class Index:
         if known is not MISSING:
             return known
         writes_before = memory.writes
-        value = value_of(await self._in_thread(self._file.select, sql, parameters))
+        value = value_of(await self._select(sql, parameters))
         memory.learn(key, value, writes_before=writes_before)
         return value
 
     async def _write(self, sql: str, row: Row) -> None:
         await self._in_thread(self._file.write, sql, (row,))
 
+    async def _select(self, sql: str, row: Row) -> Sequence[Row]:
+        """Beside the writer, unless one of our own writes is under way, which has to be seen."""
+        if self._begun == self._ended:
+            rows = await asyncio.wrap_future(self._reading.submit(self._reader.select, sql, row))
+            if rows is not None:
+                return rows
+        return await self._in_thread(self._file.select, sql, row)
+
     async def _in_thread(self, function: Callable[..., V], *arguments: object) -> V:
+        def counted() -> V:
+            try:
+                return function(*arguments)
+            finally:
+                self._ended += 1
+
+        self._begun += 1
         # Shielded: a caller that is cancelled must not take a write with it that memory already shows.
-        return await asyncio.shield(asyncio.wrap_future(self._thread.submit(function, *arguments)))
+        return await asyncio.shield(asyncio.wrap_future(self._thread.submit(counted)))
 
 
 def _descriptor(digest: Digest, rows: Sequence[Row]) -> Descriptor | None:

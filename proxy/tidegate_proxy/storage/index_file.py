@@ -72,6 +72,11 @@ class IndexFile:
         self._return_not_before = 0.0
         self._connection = self._open()
 
+    @property
+    def in_a_file(self) -> bool:
+        """Whether what is written goes to the file, where others can read it."""
+        return self._seen is not None
+
     def select(self, sql: str, parameters: Row) -> list[Row]:
         """All rows of a query that returns few; none when the file failed."""
         return self._attempt(lambda connection: connection.execute(sql, parameters).fetchall(), [])
@@ -127,6 +132,7 @@ class IndexFile:
             return
         self._connection.close()
         self._connection = connection
+        self.generation += 1
 
     def _attempt(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         """Do the work; once more on another connection when this one proves unusable."""
