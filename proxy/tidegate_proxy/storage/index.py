@@ -16,6 +16,7 @@ This module does not know which blobs exist, and does not decide what is stale, 
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -221,10 +222,30 @@ class Index:
     async def _select(self, sql: str, row: Row) -> Sequence[Row]:
         """Beside the writer, unless one of our own writes is under way, which has to be seen."""
         if self._begun == self._ended:
-            rows = await asyncio.wrap_future(self._reading.submit(self._reader.select, sql, row))
+            rows = await self._read_beside(sql, row)
             if rows is not None:
                 return rows
         return await self._in_thread(self._file.select, sql, row)
+
+    async def _read_beside(self, sql: str, row: Row) -> Sequence[Row] | None:
+        # By a future of the loop's own: one of each kind would cost a third of the look-up.
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Sequence[Row] | None] = loop.create_future()
+
+        def settle(rows: Sequence[Row] | None) -> None:
+            if not answer.done():
+                answer.set_result(rows)
+
+        def read() -> None:
+            rows = None
+            try:
+                rows = self._reader.select(sql, row)
+            finally:  # a bug, too, is the writer's to raise
+                with suppress(RuntimeError):  # the loop has ended meanwhile
+                    loop.call_soon_threadsafe(settle, rows)
+
+        self._reading.submit(read)
+        return await answer
 
     async def _in_thread(self, function: Callable[..., V], *arguments: object) -> V:
         def counted() -> V:
