@@ -151,6 +151,7 @@ class Measured:
         self._random = random.Random(7)
         self._samples: dict[str, list[float]] = {}
         self._lag: list[float] = []
+        self._lag_without: list[float] = []
         self._survey: list[float] = []
 
     async def all(self) -> None:
@@ -169,7 +170,13 @@ class Measured:
             )
             yield Row(what=f"{what}, p99", unit="us", tidegate=samples[1::2])
         yield Row(what="survey of all names", unit="s", tidegate=self._survey)
-        yield Row(what="the loop held up meanwhile, longest", unit="ms", tidegate=self._lag)
+        yield Row(
+            what="the loop held up meanwhile, longest",
+            unit="ms",
+            tidegate=self._lag,
+            peer=self._lag_without,
+            peer_name="no survey",
+        )
 
     async def _look_up(self) -> None:
         store = Store(self._state, durability="relaxed")
@@ -242,7 +249,13 @@ class Measured:
         self._survey.append(time.monotonic() - began)
         watching.cancel()
         self._lag.append(max(lag) * 1e3)
-        print(f"survey: {seen}, {self._survey[-1]:.1f} s, longest hold-up {self._lag[-1]:.1f} ms", flush=True)
+        lag = [0.0]
+        watching = asyncio.create_task(_watch(lag))
+        await asyncio.sleep(self._survey[-1])
+        watching.cancel()
+        self._lag_without.append(max(lag) * 1e3)
+        held = f"longest hold-up {self._lag[-1]:.1f} ms, without {self._lag_without[-1]:.1f} ms"
+        print(f"survey: {seen}, {self._survey[-1]:.1f} s, {held}", flush=True)
         await index.close()
         store.close()
 

@@ -18,6 +18,7 @@ from tidegate_proxy.storage.occupancy import occupancy
 from tidegate_proxy.storage.store import Store
 from tidegate_proxy.storage.survey import Surveyed, survey
 
+BEGINS_AFTER_S = 1.0  # the start of the process comes first
 LOOKS_EVERY_S = 5.0
 _LOOKS_AT_MOST_EVERY_S = 0.2
 _SURVEYS_AT_MOST_EVERY_S = 60.0
@@ -44,8 +45,9 @@ class Upkeep:
         """Something was stored, or could not be."""
         self._called.set()
 
-    async def run(self) -> None:
+    async def run(self, *, begin_after_s: float = BEGINS_AFTER_S) -> None:
         """Survey, then keep the limits, looking when called and every few seconds; does not return."""
+        await asyncio.sleep(begin_after_s)
         while True:
             if self._index.catalogue.wants_survey and time.monotonic() >= self._survey_not_before:
                 await self.survey()

@@ -285,13 +285,17 @@ async def test_it_runs_by_itself(tmp_path: Path) -> None:
     for path in tmp_path.glob("index.sqlite*"):
         path.unlink()
     cache = Cache(tmp_path, Limits(max_size_bytes=100_000, min_free_bytes=0))
-    running = asyncio.create_task(cache.upkeep.run())
+    running = asyncio.create_task(cache.upkeep.run(begin_after_s=0))
     await until(lambda: cache.usage == (5, 50_000))
     await cache.put(*LAYERS[5:12])
     cache.upkeep.look_soon()
     await until(lambda: cache.usage == (9, 90_000))
 
-    assert cache.holds(*LAYERS[5:12]) == [True] * 7
+    await cache.put(*LAYERS[12:15])
+    cache.upkeep.look_soon()
+    await until(lambda: cache.holds(*LAYERS[3:15]) == [False] * 3 + [True] * 9, within_s=3)
+
+    assert cache.usage == (9, 90_000)
     running.cancel()
     await asyncio.wait([running])
     await cache.close()
