@@ -1,10 +1,10 @@
 """A store of a million blobs: how soon the agent steers, what its survey takes, and what a look-up costs.
 
-Run `.venv/bin/python benchmarks/index.py [--rounds N] [--blobs N]` as root; a million takes 2 GB of
-memory and some minutes. The blobs are hard links to a few files on tmpfs, under a million digests; the rows of the index
-are written as the agent would have. Look-ups are those of a hit: its row in the index and its file, in this
-process, from one event loop, for digests drawn at random. The index of the look-ups lies on a disk, where
-"cold" means that the page cache was told to drop it before each.
+Run `.venv/bin/python benchmarks/index.py [--rounds N] [--blobs N]` as root; a million takes 2 GB of memory
+and some minutes. The blobs are hard links to a few files on tmpfs, under a million digests; the rows of the
+index are written as the agent would have. Look-ups are those of a hit: its row in the index and its file, in
+this process, from one event loop, for digests drawn at random. The index of the look-ups lies on a disk,
+where "cold" means that the page cache was told to drop it before each.
 """
 
 from __future__ import annotations

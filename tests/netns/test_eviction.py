@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 
 from lab import Agent, Image, Lab, Node, Recipe, Registry
+from lab.clock import Clock
 from lab.stored import STATE, stored_sizes, wrong_in_the_store
 from lab.waiting import until
 
@@ -135,3 +138,43 @@ def test_the_cache_gives_way_to_other_programs(node: Node, registry: Registry) -
     until(stores_again, "it stores again", within_s=20)
     assert not wrong_in_the_store(node)
     assert agent.metrics()["tidegate_cache_bytes"] == sum(stored_sizes(node).values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("client", ["skopeo", "podman"])
+def test_a_stepped_clock_evicts_and_serves_nothing_wrongly(
+    node: Node, registry: Registry, client: str
+) -> None:
+    """C14, C7: a day ahead, then a day back: pulls go on, and what goes is what was used least recently."""
+    clock = Clock(node)
+    node.install_trust()
+    agent = node.start_agent(CONFIG, env=clock.env).wait_steering()
+    images = {name: published(registry, name, 900_000) for name in "abc"}
+
+    def pull(name: str) -> None:
+        assert node.pull(client, f"docker.io/library/{name}:1").contents == images[name].contents
+
+    def agents_clock_is(seconds: int) -> bool:
+        node.run(["curl", "-sS", "-o", "/dev/null", f"{REGISTRY}/"])
+        last = [json.loads(line) for line in agent.log.splitlines() if line.startswith("{")][-1]
+        off = datetime.fromisoformat(last["timestamp"]) - datetime.now(UTC)
+        return abs(off.total_seconds() - seconds) < 60
+
+    for name in "abc":
+        pull(name)
+    for seconds, name in ((86_400, "a"), (-86_400, "b")):
+        clock.step(seconds)
+        until(lambda seconds=seconds: agents_clock_is(seconds), "the agent's clock was set")
+        registry.forget()
+        pull(name)
+        assert registry.requests_for("bytes") == [], "it was a hit"
+    images["d"] = published(registry, "d", 500_000)
+    pull("d")
+    until(within(MAX_SIZE * 9 // 10, node), "it is within nine tenths of max_size")
+
+    kept = {name for name, image in images.items() if image.largest_layer in stored_sizes(node)}
+    assert kept == {"a", "b", "d"}
+    assert not wrong_in_the_store(node)
+    for name in "abcd":
+        pull(name)
+    assert agent.status()["steering"]["active"]
