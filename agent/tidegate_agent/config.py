@@ -33,9 +33,11 @@ from tidegate_agent.registry_host import HOST_FORM, RegistryHost
 from tidegate_core.errors import UsageError
 from tidegate_core.settings import read_settings
 from tidegate_proxy.endpoint import Endpoint
+from tidegate_proxy.storage.eviction import Limits
 
 DEFAULT_FILE = Path("/etc/tidegate/agent.toml")
 RESERVED_VARIABLES = ("TIDEGATE_CONFIG",)
+DEFAULT_MIN_FREE = 5 * 2**30
 DEFAULT_LISTEN = Endpoint.of("127.0.0.1", 9077)
 
 Mode = Literal["learn", "sinkhole"]
@@ -84,9 +86,18 @@ class CacheConfig:
     """What may be kept, and for how long it may be served when its registry does not answer."""
 
     max_size: Size = 32 * 2**30
-    min_free: Size = 5 * 2**30
+    min_free: Size = DEFAULT_MIN_FREE
     durability: Literal["fsync", "relaxed"] = "fsync"
     stale_max: Duration = timedelta(days=30)
+
+    @property
+    def limits(self) -> Limits:
+        """On a small file system the default gives way; a value of one's own is taken at its word."""
+        return Limits(
+            max_size_bytes=self.max_size,
+            min_free_bytes=self.min_free,
+            yields=self.min_free == DEFAULT_MIN_FREE,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

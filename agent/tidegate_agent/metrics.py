@@ -32,6 +32,7 @@ class Gauges:
     steering_active: bool
     probe_passes: bool = False
     cache_bytes: int
+    cache_evicted_bytes: int = 0
     upstream_up: Mapping[tuple[str, str], bool]
     """By kind and URL."""
     upstream_requests: Mapping[tuple[str, str], int]
@@ -142,6 +143,11 @@ class _ActivityCollector(Collector):
         if gauges.steering_backend is not None:
             yield from _steering(activity, gauges.steering_backend, gauges)
         yield GaugeMetricFamily("tidegate_cache_bytes", "Bytes of verified blobs.", value=gauges.cache_bytes)
+        yield CounterMetricFamily(
+            "tidegate_cache_evicted_bytes",
+            "Bytes of blobs that were evicted.",
+            value=gauges.cache_evicted_bytes,
+        )
         up = GaugeMetricFamily(
             "tidegate_upstream_up", "0 after an upstream could not be reached.", labels=["kind", "url"]
         )

@@ -70,6 +70,7 @@ class Report:
             steering_active=self.steering.active,
             probe_passes=self.gate.verdict.open,
             cache_bytes=self.usage.stored_bytes,
+            cache_evicted_bytes=self.usage.evicted_bytes,
             upstream_up={(member.kind, member.url): not member.failing for member in self.upstreams.members},
             upstream_requests=self.upstreams.requests,
             ratelimit_remaining=self.limits.remaining(),
@@ -143,6 +144,7 @@ class Report:
             bytes=self.usage.stored_bytes,
             blobs=self.usage.blobs,
             max_bytes=self.config.cache.max_size,
+            evicted_bytes=self.usage.evicted_bytes,
             saved_bytes=self.activity.saved_bytes,
         )
 

@@ -47,7 +47,7 @@ class DnsStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CacheStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Requests since the start; bytes and blobs on disk now."""
+    """Requests and what was evicted since the start; bytes and blobs on disk now."""
 
     hits: int
     misses: int
@@ -56,6 +56,7 @@ class CacheStatus(msgspec.Struct, frozen=True, kw_only=True):
     blobs: int
     max_bytes: int
     saved_bytes: int
+    evicted_bytes: int = 0
 
 
 class UpstreamStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -180,7 +180,7 @@ async def test_a_manifest_on_a_full_disk_is_simply_not_stored(place: Place, disk
 
 @pytest.mark.parametrize("recreated", ["nothing", "the state directory"])
 async def test_a_state_directory_removed_mid_way_fails_no_reader(tmp_path: Path, recreated: str) -> None:
-    """I1: the open file keeps the bytes; only the name has nowhere to go, or goes to new directories."""
+    """I1: the open file keeps the bytes; only its name is gone. The next one goes to new directories."""
     place = Place(tmp_path / "state")
     origin = _origin(pause_at=3_000_000)
     readers = [Reader(await place.fetches.join(DIGEST, origin)) for _ in range(2)]
@@ -199,8 +199,24 @@ async def test_a_state_directory_removed_mid_way_fails_no_reader(tmp_path: Path,
     late = await place.fetches.join(DIGEST, origin)
     assert await Reader(late).to_end() == BLOB
     await place.idle()
-    assert place.has(DIGEST) == (recreated != "nothing")
+    assert place.has(DIGEST)
     await place.close()
+
+
+async def test_nothing_grows_under_a_mount_point_whose_file_system_has_gone(
+    tmp_path: Path, mounted: Mounted
+) -> None:
+    """A cache on a disk that was unmounted must not fill the one below."""
+    disk = mounted(small_disk(size_bytes=DISK))
+    (disk / "state").mkdir()
+    store = Store.open(disk / "state")
+    (tmp_path / "elsewhere").mkdir()
+    store.state_dir = tmp_path / "elsewhere"  # another file system is at the same name now
+    shutil.rmtree(disk / "state" / "partial")
+
+    assert not await store.put(Digest.of(b"manifest"), b"manifest")
+    assert not (disk / "state" / "partial").exists()
+    store.close()
 
 
 async def test_bytes_the_kernel_could_not_write_out_get_no_name(mounted: Mounted) -> None:

@@ -29,6 +29,7 @@ PROGRAMS = {
     "curl": "curl",
     "dig": "bind9-dnsutils",
     "squid": "squid-openssl",
+    "faketime": "faketime",
 }
 
 

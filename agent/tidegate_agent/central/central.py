@@ -124,6 +124,7 @@ class Central:
             state_dir=config.state_dir,
             durability=config.cache.durability,
             stale_max=config.cache.stale_max,
+            limits=config.cache.limits,
             upstream=Marked(upstreams, pseudonym),
             fetch_ended=fetch_ended,
             say=log.warning,
@@ -184,7 +185,7 @@ class Central:
             upstreams=upstreams,
             usage=cache.usage,
             credentials=credentials,
-            limits=cache.limits,
+            limits=cache.rate_limits,
             settle=tally.tell,
         )
         metrics = Metrics(activity, seconds, report.gauges, settle=tally.tell, connection_outcomes=OUTCOMES)

@@ -92,7 +92,6 @@ def translate(environment: Mapping[str, str]) -> Translation:
         )
     if "CACHE_MAX_SIZE" in given:
         twins["TIDEGATE_CACHE__MAX_SIZE"] = _size(given["CACHE_MAX_SIZE"])
-        warnings.append("CACHE_MAX_SIZE has no effect yet, because nothing is evicted in this version")
     logins = parse_auth_registries(
         given.get(SECRET, ""),
         environment.get("AUTH_REGISTRIES_DELIMITER") or " ",

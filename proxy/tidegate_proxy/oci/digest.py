@@ -29,6 +29,7 @@ _ALGORITHMS: dict[str, tuple[int, Callable[[bytes], Hasher]]] = {
     "sha256": (64, hashlib.sha256),
     "sha512": (128, hashlib.sha512),
 }
+ALGORITHMS = tuple(_ALGORITHMS)
 _GRAMMAR = re.compile(r"([a-z0-9]+(?:[+._-][a-z0-9]+)*):([a-zA-Z0-9=_-]+)")
 _HEX = re.compile(r"[0-9a-f]+")
 # The specification sets no limit; sha512 takes 135 characters, and no known algorithm needs more.

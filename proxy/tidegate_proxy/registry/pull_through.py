@@ -4,6 +4,7 @@ It knows nothing of steering or TLS termination: a node's agent feeds it interce
 central tier its own listeners.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -25,8 +26,10 @@ from tidegate_proxy.registry.public import Readable
 from tidegate_proxy.registry.registry import RegistryService
 from tidegate_proxy.registry.rights import Rights
 from tidegate_proxy.registry.tag_tiers import TagTiers
+from tidegate_proxy.storage.eviction import Limits
 from tidegate_proxy.storage.index import Index
 from tidegate_proxy.storage.store import Durability, Store
+from tidegate_proxy.storage.upkeep import Upkeep
 from tidegate_proxy.storage.usage import Usage
 from tidegate_proxy.upstreams.anonymous import Anonymous
 from tidegate_proxy.upstreams.credentials import Credentials
@@ -48,7 +51,7 @@ class PullThroughCache:
     index: Index
     fetches: Fetches
     manifests: Manifests
-    limits: RateLimits
+    rate_limits: RateLimits
 
     @classmethod
     async def open(
@@ -65,22 +68,21 @@ class PullThroughCache:
         tiers: TagTiers | None = None,
         rights: Rights | None = None,
         pushes: bool = True,
+        limits: Limits | None = None,
     ) -> Self:
-        """Everything open, to be closed by `parts`; raises StartRefused for an unusable state directory."""
+        """Everything open, to be closed by `parts`; raises StartRefused for an unusable state directory.
+
+        Without `limits` nothing is evicted.
+        """
         upstream = Retrying(upstream)
-        limits = RateLimits(_now)
+        rate_limits = RateLimits(_now)
         sizes = PromisedSizes()
-
-        def ended(end: FetchEnded) -> None:
-            if end.ending in ("mismatch", "broken"):
-                sizes.forget(end.digest)
-            fetch_ended(end)
-
         store = Store.open(state_dir, durability=durability)
         parts.callback(store.close)
         index = Index.open(state_dir / "index.sqlite", say=say)
         parts.push_async_callback(index.close)
         store.stored = index.catalogue.stored
+        upkeep = Upkeep(store, index, limits or Limits(max_size_bytes=2**63, min_free_bytes=0), say=say)
         credentials = credentials or Credentials(clock=time.monotonic)
         anonymous = Anonymous(upstream, clock=time.monotonic, challenged=credentials.challenged)
         parts.push_async_callback(anonymous.close)
@@ -97,8 +99,16 @@ class PullThroughCache:
             patience_s=PATIENCE_S,
         )
         parts.push_async_callback(readable.close)
+
+        def ended(end: FetchEnded) -> None:
+            upkeep.look_soon()
+            if end.ending in ("mismatch", "broken"):
+                sizes.forget(end.digest)
+            fetch_ended(end)
+
         fetches = Fetches(store, observe=ended)
         parts.push_async_callback(fetches.close)
+        parts.push_async_callback(_end, _start(upkeep))
         proofs = Proofs(membership=membership, readable=readable)
         manifests = Manifests(
             store=store,
@@ -126,19 +136,24 @@ class PullThroughCache:
                 signed_in=signed_in,
                 rights=Rights(clock=time.monotonic, now=_now) if rights is None else rights,
                 membership=membership,
-                limits=limits,
+                limits=rate_limits,
             ),
             membership=membership,
             proofs=proofs,
             manifests=manifests,
             blobs=Blobs(store=store, index=index, fetches=fetches, sizes=sizes, now=_now),
             index=index,
-            limits=limits,
+            limits=rate_limits,
             patience_s=PATIENCE_S,
             pushes=pushes,
         )
         return cls(
-            service=service, store=store, index=index, fetches=fetches, manifests=manifests, limits=limits
+            service=service,
+            store=store,
+            index=index,
+            fetches=fetches,
+            manifests=manifests,
+            rate_limits=rate_limits,
         )
 
     @property
@@ -155,6 +170,24 @@ class PullThroughCache:
         self.manifests.drop(digest)
         await self.index.forget_missing([digest], self.store.holds)
         return size_bytes
+
+
+def _start(upkeep: Upkeep) -> asyncio.Task[None]:
+    task = asyncio.create_task(upkeep.run(), name="upkeep of the store")
+
+    def told(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A bug: nothing is evicted from here on, and somebody should know.
+            context = {"message": f"{task.get_name()} failed", "exception": error, "task": task}
+            task.get_loop().call_exception_handler(context)
+
+    task.add_done_callback(told)
+    return task
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def _now() -> datetime:

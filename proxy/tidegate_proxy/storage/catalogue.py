@@ -11,6 +11,7 @@ order. All SQL runs in the index's thread. This module reads no directory and do
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,6 +27,7 @@ T = TypeVar("T")
 
 TOUCHES_AT_ONCE = 1024
 _TOUCHES_EVERY_S = 5.0
+_USES_IN_TURN = 32
 # A manifest frees next to nothing, and without it the layers of its image are of no use.
 MANIFEST_GRACE_S = 7 * 24 * 3600.0
 
@@ -72,6 +74,7 @@ class Catalogue:
         self._thread = thread
         self._clock = clock
         self._touched: dict[Digest, float] = {}
+        self._unwritten: deque[Row] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._surveyed: tuple[int, int] | None = None
         self._latest = _number(file.select("SELECT max(last_use) FROM blobs WHERE manifest = 0", ()))
@@ -93,19 +96,14 @@ class Catalogue:
         """The content was used: a dict entry now, and one transaction for many of them a little later."""
         self._touched[digest] = self._stamp(when.timestamp())
         if len(self._touched) >= TOUCHES_AT_ONCE:
-            self.flush_touches()
+            self._write_uses_by_and_by()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_TOUCHES_EVERY_S, self.flush_touches)
+            self._timer = asyncio.get_running_loop().call_later(_TOUCHES_EVERY_S, self._write_uses_by_and_by)
 
-    def flush_touches(self) -> None:
-        """Have written what was used; on the loop."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        touched, self._touched = self._touched, {}
-        if touched:
-            rows = [(stamp, str(digest)) for digest, stamp in touched.items()]
-            self._thread.submit(self._file.write, "UPDATE blobs SET last_use = ? WHERE digest = ?", rows)
+    def write_uses(self) -> None:
+        """Have all that was used written before anything else; on the loop."""
+        self._gather_uses()
+        self._thread.submit(self._write_some_uses, len(self._unwritten))
 
     def is_manifest(self, digest: Digest) -> None:
         """The blob is a manifest, which is kept longer than its last use says. Returns at once."""
@@ -138,6 +136,11 @@ class Catalogue:
 
         return ended
 
+    async def knows_any(self, algorithm: str) -> bool:
+        """Whether any blob under that algorithm has a row."""
+        sql = "SELECT 1 FROM blobs WHERE digest >= ? AND digest < ? LIMIT 1"
+        return bool(await self._run(self._file.select, sql, (f"{algorithm}:", f"{algorithm};")))
+
     async def known_between(self, first: str, end: str) -> set[str]:
         """The digests with rows from `first` to `end` (excluded), as text."""
         rows = await self._run(
@@ -155,24 +158,52 @@ class Catalogue:
 
     async def entry(self, digest: Digest) -> Entry | None:
         """One blob's row."""
-        self.flush_touches()
+        self.write_uses()
         sql = f"SELECT {_COLUMNS} FROM blobs WHERE digest = ?"
         return next(iter(_entries(await self._run(self._file.select, sql, (str(digest),)))), None)
 
     async def entries(self, *, after: Digest | None = None, limit: int = 1000) -> list[Entry]:
         """Blobs in the order of their digests, at most `limit`; to go on, name the last one."""
-        self.flush_touches()
+        self.write_uses()
         sql = f"SELECT {_COLUMNS} FROM blobs WHERE digest > ? ORDER BY digest LIMIT ?"
         return _entries(await self._run(self._file.select, sql, (str(after or ""), limit)))
 
+    async def settled(self) -> Usage:
+        """The figures, of all that was stored up to now."""
+        await self._run(self._count)
+        return self.usage
+
     async def oldest(self, limit: int) -> list[Entry]:
         """The blobs to give up first: by last use, manifests as if used a week later."""
-        self.flush_touches()
+        self.write_uses()
         return _entries(
             await self._run(self._file.select, _OLDEST, (0.0, 0, limit, MANIFEST_GRACE_S, 1, limit, limit))
         )
 
+    def _write_uses_by_and_by(self) -> None:
+        self._gather_uses()
+        self._thread.submit(self._write_uses_in_turn)
+
+    def _gather_uses(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._unwritten.extend((stamp, str(digest)) for digest, stamp in self._touched.items())
+        self._touched = {}
+
     # In the index's thread.
+
+    def _write_uses_in_turn(self) -> None:
+        """A few, then whatever else waits to be written, then more: nobody waits for a thousand of them."""
+        self._write_some_uses(_USES_IN_TURN)
+        if self._unwritten:
+            with suppress(RuntimeError):  # closed: who closes it has them written
+                self._thread.submit(self._write_uses_in_turn)
+
+    def _write_some_uses(self, limit: int) -> None:
+        rows = [self._unwritten.popleft() for _ in range(min(limit, len(self._unwritten)))]
+        if rows:
+            self._file.write("UPDATE blobs SET last_use = ? WHERE digest = ?", rows)
 
     def _forget_missing(self, digests: Sequence[Digest], holds: Callable[[Digest], bool]) -> list[Digest]:
         gone = [digest for digest in digests if not holds(digest)]

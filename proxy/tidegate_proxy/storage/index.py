@@ -2,12 +2,13 @@
 
 Which content there is, and when it was used, is the catalogue's to say, in the same file.
 
-One process owns the file. All SQL runs in one thread of the index; answers are remembered, so that a
-hit's look-up is a dict access and no thread hop. Writes are remembered at once and written in order.
+One process owns the file. SQL runs in two threads, one that writes and one that reads beside it; answers
+are remembered, so that a hit's look-up is a dict access and no thread hop. Writes are remembered at once
+and written in order.
 
 Failure policy: the index is a memory aid, and every row of it can be learned again from a registry.
 A file that is damaged, unreadable or of an unknown version is moved aside and a new one begun; where
-none can be written, an index in memory serves until the next start. No call here raises for the disk.
+none can be written, an index in memory serves until one can. No call here raises for the disk.
 
 This module does not know which blobs exist, and does not decide what is stale, fresh or public.
 """
@@ -15,6 +16,7 @@ This module does not know which blobs exist, and does not decide what is stale, 
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +25,8 @@ from typing import Self, TypeVar
 from tidegate_proxy.oci.descriptor import Descriptor
 from tidegate_proxy.oci.digest import Digest, InvalidDigest
 from tidegate_proxy.storage.catalogue import Catalogue
-from tidegate_proxy.storage.index_file import IndexFile, Row
+from tidegate_proxy.storage.index_file import RETURNS_EVERY_S, IndexFile, Row
+from tidegate_proxy.storage.index_reader import IndexReader
 from tidegate_proxy.storage.members import Members
 from tidegate_proxy.storage.remembered import MISSING, Remembered
 
@@ -49,9 +52,13 @@ class TagVariant:
 class Index:
     """The index over one file; its methods are called on the event loop."""
 
-    def __init__(self, file: IndexFile, *, remembered: int) -> None:
+    def __init__(self, file: IndexFile, reader: IndexReader, *, remembered: int) -> None:
         self._file = file
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="index")
+        self._reader = reader
+        self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="index-read")
+        # Calls in the writer's thread: the first is counted on the loop, the second in that thread.
+        self._begun = self._ended = 0
         self._descriptors: Remembered[Digest, Descriptor | None] = Remembered(remembered)
         self._tags: Remembered[tuple[str, str, str], tuple[TagVariant, ...]] = Remembered(remembered)
         self._public: Remembered[tuple[str, str, str], datetime | None] = Remembered(remembered)
@@ -61,12 +68,21 @@ class Index:
         self.catalogue = Catalogue(file, self._thread)
 
     @classmethod
-    def open(cls, path: Path, *, say: Callable[[str], None] | None = None, remembered: int = 65_536) -> Self:
+    def open(
+        cls,
+        path: Path,
+        *,
+        say: Callable[[str], None] | None = None,
+        remembered: int = 65_536,
+        returns_every_s: float = RETURNS_EVERY_S,
+    ) -> Self:
         """Open or begin the file; `say` is told, in a sentence, what had to be given up, from any thread.
 
-        Keeps at most `remembered` rows of each kind in memory. Blocks briefly, however large the file is.
+        Keeps at most `remembered` rows of each kind in memory; looks that often for a way back from an index
+        in memory. Blocks briefly, however large the file is.
         """
-        return cls(IndexFile(path, say or (lambda _: None)), remembered=remembered)
+        file = IndexFile(path, say or (lambda _: None), returns_every_s=returns_every_s)
+        return cls(file, IndexReader(path, file), remembered=remembered)
 
     async def descriptor(self, digest: Digest) -> Descriptor | None:
         """What the content of that digest is, if it was ever described."""
@@ -180,9 +196,11 @@ class Index:
 
     async def close(self) -> None:
         """Write what is waiting, then close the file."""
-        self.catalogue.flush_touches()
+        self.catalogue.write_uses()
         await self._in_thread(self._file.close)
         self._thread.shutdown(wait=False)
+        await asyncio.wrap_future(self._reading.submit(self._reader.close))
+        self._reading.shutdown(wait=False)
 
     async def _known(
         self,
@@ -197,16 +215,51 @@ class Index:
         if known is not MISSING:
             return known
         writes_before = memory.writes
-        value = value_of(await self._in_thread(self._file.select, sql, parameters))
+        value = value_of(await self._select(sql, parameters))
         memory.learn(key, value, writes_before=writes_before)
         return value
 
     async def _write(self, sql: str, row: Row) -> None:
         await self._in_thread(self._file.write, sql, (row,))
 
+    async def _select(self, sql: str, row: Row) -> Sequence[Row]:
+        """Beside the writer, unless one of our own writes is under way, which has to be seen."""
+        if self._begun == self._ended:
+            rows = await self._read_beside(sql, row)
+            if rows is not None:
+                return rows
+        return await self._in_thread(self._file.select, sql, row)
+
+    async def _read_beside(self, sql: str, row: Row) -> Sequence[Row] | None:
+        # By a future of the loop's own: one of each kind would cost a third of the look-up.
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Sequence[Row] | None] = loop.create_future()
+
+        def settle(rows: Sequence[Row] | None) -> None:
+            if not answer.done():
+                answer.set_result(rows)
+
+        def read() -> None:
+            rows = None
+            try:
+                rows = self._reader.select(sql, row)
+            finally:  # a bug, too, is the writer's to raise
+                with suppress(RuntimeError):  # the loop has ended meanwhile
+                    loop.call_soon_threadsafe(settle, rows)
+
+        self._reading.submit(read)
+        return await answer
+
     async def _in_thread(self, function: Callable[..., V], *arguments: object) -> V:
+        def counted() -> V:
+            try:
+                return function(*arguments)
+            finally:
+                self._ended += 1
+
+        self._begun += 1
         # Shielded: a caller that is cancelled must not take a write with it that memory already shows.
-        return await asyncio.shield(asyncio.wrap_future(self._thread.submit(function, *arguments)))
+        return await asyncio.shield(asyncio.wrap_future(self._thread.submit(counted)))
 
 
 def _descriptor(digest: Digest, rows: Sequence[Row]) -> Descriptor | None:

@@ -1,14 +1,16 @@
 """The SQLite file of the index (WAL), and what happens when it cannot be used.
 
 Damaged or of an unknown version: moved aside as `<name>.damaged`, and a new one begun. Not writable
-at all, also while running: rows go to memory until the next start. Full: the write is lost. Whatever
-is given up is said once, in a sentence. Every method blocks; the index calls them in one thread.
+at all, also while running: rows go to memory, and from there to a new file once one can be begun where
+there is none. Full: the write is lost. Whatever is given up is said once, in a sentence. Every method
+blocks; the index calls them in one thread.
 
 This module does not know what the rows mean.
 """
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +20,7 @@ Row = tuple[str | int | float | None, ...]
 T = TypeVar("T")
 
 _VERSION = 1
+RETURNS_EVERY_S = 10.0
 _SCHEMA = """
 CREATE TABLE descriptors (digest TEXT PRIMARY KEY, media_type TEXT NOT NULL, size_bytes INTEGER NOT NULL)
     STRICT, WITHOUT ROWID;
@@ -57,15 +60,24 @@ class _Damaged(Exception):
 class IndexFile:
     """One connection to the file, replaced when it fails."""
 
-    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, path: Path, say: Callable[[str], None], *, returns_every_s: float = RETURNS_EVERY_S
+    ) -> None:
         self._path = path
+        self._returns_every_s = returns_every_s
         self._say = say
         self._said: set[str] = set()
         self._seen: os.stat_result | None = None
         self.generation = 0
         """How often a file was opened: another number, another file, maybe an empty one."""
         self.lost_writes = 0
+        self._return_not_before = 0.0
         self._connection = self._open()
+
+    @property
+    def in_a_file(self) -> bool:
+        """Whether what is written goes to the file, where others can read it."""
+        return self._seen is not None
 
     def select(self, sql: str, parameters: Row) -> list[Row]:
         """All rows of a query that returns few; none when the file failed."""
@@ -93,7 +105,8 @@ class IndexFile:
     def _follow(self) -> None:
         """Begin anew when the file was removed or cut under us, which SQLite does not notice in WAL mode."""
         if self._seen is None:
-            return  # in memory
+            self._return()
+            return
         try:
             now = self._path.stat()
         except OSError:
@@ -105,6 +118,23 @@ class IndexFile:
         if now is not None:
             self._move_aside("it was replaced or cut short")
         self._connection = self._open()
+
+    def _return(self) -> None:
+        """From memory to a file, where none is in the way: its directory is back, or its disk has room."""
+        if time.monotonic() < self._return_not_before:
+            return
+        self._return_not_before = time.monotonic() + self._returns_every_s
+        try:
+            if self._path.exists() and self._path.stat().st_size:
+                return
+            _copy(self._connection, self._path)
+            connection = _connect(self._path)
+            self._seen = self._path.stat()
+        except (sqlite3.DatabaseError, OSError, _Damaged):
+            return
+        self._connection.close()
+        self._connection = connection
+        self.generation += 1
 
     def _attempt(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         """Do the work; once more on another connection when this one proves unusable."""
@@ -146,7 +176,7 @@ class IndexFile:
             except (sqlite3.DatabaseError, OSError) as error:
                 if isinstance(error, OSError) or not _is_damage(error):
                     unusable = f"the index {self._path} cannot be used: {error}"
-                    self._say_once(f"{unusable}; it is kept in memory until the next start")
+                    self._say_once(f"{unusable}; it is kept in memory until it can")
                     break
                 self._move_aside(str(error))
         self._seen = None
@@ -165,6 +195,25 @@ class IndexFile:
         if sentence not in self._said:
             self._said.add(sentence)
             self._say(sentence)
+
+
+def _copy(source: sqlite3.Connection, path: Path) -> None:
+    """All of it into a file beside the path, then under its name; raises OSError, sqlite3.DatabaseError."""
+    beside = path.with_name(f"{path.name}.new")
+    beside.unlink(missing_ok=True)
+    os.close(os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        target = sqlite3.connect(beside, isolation_level=None)
+        try:
+            source.backup(target)
+        finally:
+            target.close()
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)  # of a file that is gone
+        beside.rename(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def _connect(path: Path | None) -> sqlite3.Connection:

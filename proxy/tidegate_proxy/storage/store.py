@@ -99,9 +99,10 @@ class Store:
         """What is larger gets no name: its readers have it, and nobody else will."""
         self.no_room: str | None = None
         """Why nothing is stored at present."""
-        self._state_dir = state_dir
-        self._blobs = state_dir / "blobs"
+        self.state_dir = state_dir
+        self.blobs = state_dir / "blobs"
         self._partials = state_dir / "partial"
+        self._device: int | None = None
         self._numbers = itertools.count()
         self._open: WeakValueDictionary[Digest, OpenFile] = WeakValueDictionary()
         # Its own threads: a disk that hangs must not take the loop's default executor (look-ups) with it.
@@ -116,7 +117,8 @@ class Store:
         store = cls(state_dir, durability=durability)
         try:
             _make_directory(state_dir)
-            _make_directory(store._blobs)
+            store._device = state_dir.stat().st_dev
+            _make_directory(store.blobs)
             _make_directory(store._partials)
             store._discard_leftovers()
             _check_writable(store._partials)
@@ -130,7 +132,7 @@ class Store:
 
     def blob(self, digest: Digest) -> StoredBlob | None:
         """The verified blob, a context manager, or None. Costs one open(2), or none while others read it."""
-        path = self._path(digest)
+        path = self.path(digest)
         try:
             file = self._open.get(digest)
             if file is None:
@@ -146,8 +148,8 @@ class Store:
     def partial(self, digest: Digest) -> PartialBlob:
         """A new, empty file for the bytes of a blob; raises OSError. Blocks: see `run`.
 
-        Directories that somebody removed below the state directory are made again; the state directory
-        itself is not, lest a cache grow under a mount point whose file system has gone.
+        Directories that somebody removed are made again, if that is on the file system on which they were:
+        a cache must not grow under a mount point whose own has gone.
         """
         return self._create(digest, digest.encoded)
 
@@ -162,7 +164,7 @@ class Store:
     def holds(self, digest: Digest) -> bool:
         """Whether a file has the name of the blob. Blocks briefly."""
         try:
-            return stat.S_ISREG(self._path(digest).lstat().st_mode)
+            return stat.S_ISREG(self.path(digest).lstat().st_mode)
         except OSError as error:
             return error.errno not in _ABSENT
 
@@ -170,12 +172,16 @@ class Store:
         """Whether somebody reads the blob now."""
         return digest in self._open
 
+    def count_read(self) -> int:
+        """How many blobs are being read."""
+        return len(self._open)
+
     def remove(self, digest: Digest) -> int:
         """Take a blob's name away; returns its size, 0 when there is none. Blocks: see `run`.
 
         Readers keep their bytes, and a fetch of it that is under way ends as it would. Raises OSError.
         """
-        path = self._path(digest)
+        path = self.path(digest)
         try:
             size_bytes = path.lstat().st_size
             path.unlink()
@@ -221,15 +227,23 @@ class Store:
     def _create(self, digest: Digest, name: str) -> PartialBlob:
         if self.no_room is not None:
             raise OSError(errno.ENOSPC, self.no_room)
-        path, final, sync = self._partials / name, self._path(digest), self.durability == "fsync"
+        path, final, sync = self._partials / name, self.path(digest), self.durability == "fsync"
         try:
             return PartialBlob.create(path, final, sync=sync)
         except FileNotFoundError:
-            _make_directory(self._partials)
+            self._make_directories_again()
             return PartialBlob.create(path, final, sync=sync)
 
-    def _path(self, digest: Digest) -> Path:
-        return self._blobs / digest.algorithm / digest.encoded[:2] / digest.encoded
+    def _make_directories_again(self) -> None:
+        nearest = self.state_dir if self.state_dir.exists() else self.state_dir.parent
+        if nearest.stat().st_dev != self._device:
+            raise OSError(errno.EXDEV, f"the file system of {self.state_dir} has gone")
+        _make_directory(self.state_dir)
+        _make_directory(self._partials)
+
+    def path(self, digest: Digest) -> Path:
+        """Where the blob is, or would be."""
+        return self.blobs / digest.algorithm / digest.encoded[:2] / digest.encoded
 
     def _discard_leftovers(self) -> None:
         with os.scandir(self._partials) as entries:

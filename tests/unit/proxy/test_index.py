@@ -12,9 +12,10 @@ from tidegate_proxy.oci.descriptor import Descriptor
 from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.storage.catalogue import Found
 from tidegate_proxy.storage.index import Index, TagVariant
+from unit.proxy.reader import until
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
-A, B = Digest.of(b"a"), Digest.of(b"b")
+A, B, C = Digest.of(b"a"), Digest.of(b"b"), Digest.of(b"c")
 OCI, DOCKER = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
@@ -155,11 +156,37 @@ async def test_uses_are_written_in_batches_before_they_are_too_many(tmp_path: Pa
     await index.catalogue.found([Found(digest=digest, size_bytes=1, last_use=0) for digest in digests])
     for digest in digests:
         index.touch(digest, NOON)
-    await index.descriptor(A)  # behind the batches in the one thread
     reader = sqlite3.connect(tmp_path / "index.sqlite")
 
-    assert reader.execute("SELECT count(*) FROM blobs WHERE last_use > 0").fetchone() == (2048,)
+    def written() -> int:
+        count: int = reader.execute("SELECT count(*) FROM blobs WHERE last_use > 0").fetchone()[0]
+        return count
+
+    await until(lambda: written() == 2048)
+    await index.close()
+    assert written() == 3000
     reader.close()
+
+
+async def test_a_look_up_does_not_wait_for_uses_to_be_written(tmp_path: Path) -> None:
+    """The hot path: what is not remembered is read beside the writer; own writes are seen all the same."""
+    index = Index.open(tmp_path / "index.sqlite", remembered=1)
+    await index.put_descriptor(_descriptor(A))
+    await index.put_descriptor(_descriptor(B))
+    holder = sqlite3.connect(tmp_path / "index.sqlite", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")  # the writer has to wait for as long as this one writes
+    index.touch(A, NOON)
+    index.catalogue.write_uses()
+
+    async with asyncio.timeout(1):
+        assert await index.descriptor(A) == _descriptor(A)
+    holder.execute("ROLLBACK")
+    writing = asyncio.create_task(index.put_descriptor(_descriptor(C)))
+    await asyncio.sleep(0)
+    index._descriptors.forget(C)
+    assert await index.descriptor(C) == _descriptor(C)
+    await writing
+    holder.close()
     await index.close()
 
 
@@ -330,3 +357,26 @@ async def test_only_we_may_read_the_file(tmp_path: Path) -> None:
     await Index.open(tmp_path / "index.sqlite").close()
 
     assert stat.S_IMODE((tmp_path / "index.sqlite").stat().st_mode) == 0o600
+
+
+async def test_an_index_in_memory_returns_to_a_file_when_it_can(tmp_path: Path) -> None:
+    """I1: the state directory was removed under the running agent, and is back: what was learned is kept."""
+    state = tmp_path / "state"
+    state.mkdir()
+    said: list[str] = []
+    index = Index.open(state / "index.sqlite", say=said.append, returns_every_s=0)
+    for path in (*state.iterdir(), state):
+        path.unlink() if path.is_file() else path.rmdir()
+    await index.put_tag(*NGINX, "1", _variant())
+    assert not state.exists()
+    state.mkdir()
+    index.catalogue.stored(A, 7)
+    await index.put_tag(*NGINX, "2", _variant())
+    await index.close()
+    assert len(said) == 1
+    index = Index.open(state / "index.sqlite")
+
+    assert await index.tag_variants(*NGINX, "1") == await index.tag_variants(*NGINX, "2") == (_variant(),)
+    assert index.catalogue.usage.stored_bytes == 7
+    assert stat.S_IMODE((state / "index.sqlite").stat().st_mode) == 0o600
+    await index.close()

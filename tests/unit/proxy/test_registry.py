@@ -381,7 +381,7 @@ async def test_malformed_paths_are_refused_with_the_codes_of_the_specification(
 
 
 async def stored(world: World) -> list[Path]:
-    root = world.cache.store._blobs
+    root = world.cache.store.blobs
     return [path for path in root.rglob("*") if path.is_file()]
 
 

@@ -187,12 +187,42 @@ async def test_an_emptied_state_directory_is_filled_again(store: Store, tmp_path
     assert await _content(store, Digest.of(MANIFEST)) == MANIFEST
 
 
-async def test_a_state_directory_that_is_gone_is_not_made_again(store: Store, tmp_path: Path) -> None:
-    """A cache must not grow under a mount point whose file system has gone; the pull goes on."""
-    tmp_path.rename(tmp_path.with_name("gone"))
+async def test_a_state_directory_that_is_gone_is_made_again(tmp_path: Path) -> None:
+    """`rm -rf` of all of it under the running agent: caching comes back by itself."""
+    store = Store.open(tmp_path / "state", durability="relaxed")
+    (tmp_path / "state").rename(tmp_path / "gone")
 
-    assert await store.put(Digest.of(MANIFEST), MANIFEST) is False
-    assert not tmp_path.exists()
+    assert await store.put(Digest.of(MANIFEST), MANIFEST)
+    assert await _content(store, Digest.of(MANIFEST)) == MANIFEST
+    store.close()
+
+
+async def test_what_is_larger_than_the_cache_gets_no_name(store: Store, tmp_path: Path) -> None:
+    """C14: it would evict everything else and then itself."""
+    told: list[tuple[Digest, int]] = []
+    store.stored = lambda *stored: told.append(stored)
+    store.largest_bytes = len(MANIFEST)
+
+    assert await store.put(Digest.of(MANIFEST), MANIFEST)
+    assert not await store.put(Digest.of(BIG), BIG)
+    assert store.blob(Digest.of(BIG)) is None
+    assert told == [(Digest.of(MANIFEST), len(MANIFEST))]
+    assert not list((tmp_path / "partial").iterdir())
+
+
+async def test_a_removed_blob_is_served_to_those_alone_who_read_it(store: Store) -> None:
+    """C14, C20: its bytes stay with its readers; who asks next gets none."""
+    digest = Digest.of(BIG)
+    await store.put(digest, BIG)
+    blob = store.blob(digest)
+    assert blob is not None
+    assert store.is_read(digest)
+
+    assert store.remove(digest) == len(BIG)
+    assert store.blob(digest) is None
+    assert not store.holds(digest)
+    assert await blob.content() == BIG
+    assert store.remove(digest) == 0
 
 
 def test_a_state_directory_that_cannot_be_is_refused_with_what_to_type(tmp_path: Path) -> None:
