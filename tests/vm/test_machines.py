@@ -106,7 +106,9 @@ def test_the_shipped_service_steers_with_ebpf(
     """N14, N17: a verifier of Linux 6.1 takes the programs from a service that has no CAP_PERFMON."""
     image = fleet.images[SMALL]
     assert node.pull("skopeo", SMALL).contents == image.contents
-    node.write(f"/etc/systemd/system/{UNIT}.d/ebpf.conf", b"[Service]\nEnvironment=TIDEGATE_STEERING__BACKEND=ebpf\n")
+    node.write(
+        f"/etc/systemd/system/{UNIT}.d/ebpf.conf", b"[Service]\nEnvironment=TIDEGATE_STEERING__BACKEND=ebpf\n"
+    )
 
     node.run(["sh", "-c", f"systemctl daemon-reload && systemctl restart {UNIT}"], timeout_s=300).or_raise()
     agent.wait_steering()
