@@ -1,7 +1,7 @@
 """The client by fault matrix: what an origin does to a pull, and what the agent makes of it.
 
-In CI each row once, the clients taking turns; the slow ring has them all. `script/fault-matrix` prints the table
-of docs/operations/upstream-faults.md, with what the same clients make of it without the agent.
+In CI each row once, the clients taking turns; the slow ring has them all. `script/fault-matrix` prints the
+table of docs/operations/upstream-faults.md, with what the same clients make of it without the agent.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ def _arrived_before_the_end(content: aiohttp.StreamReader) -> bytes:
 
     aiohttp keeps it, but gives nothing but the error any more; there is no public way to it.
     """
-    return b"".join(content._buffer)  # noqa: SLF001
+    return b"".join(content._buffer)
 
 
 async def _discard(response: aiohttp.ClientResponse) -> None:
