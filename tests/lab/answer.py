@@ -7,9 +7,10 @@ import fcntl
 import socket
 import struct
 import termios
+import zlib
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -35,6 +36,8 @@ class UncheckedResponse(web.StreamResponse):
 
 async def send(request: web.BaseRequest, answer: Answer, fault: Fault) -> tuple[web.StreamResponse, int]:
     """Send the answer as the fault wants it; the response object and the number of body bytes given away."""
+    if fault.gzip and answer.status == 200 and answer.chunks is not None:
+        answer = _gzipped(answer, answer.chunks)
     headers = CIMultiDict(answer.headers)
     size = answer.size
     claimed = size
@@ -45,7 +48,7 @@ async def send(request: web.BaseRequest, answer: Answer, fault: Fault) -> tuple[
     lying = claimed != size
     response = UncheckedResponse(status=answer.status) if lying else web.StreamResponse(status=answer.status)
     headers.pop("Content-Length", None)
-    if fault.chunked and request.method != "HEAD":
+    if (fault.chunked or size is None) and request.method != "HEAD":
         response.enable_chunked_encoding()
     elif claimed is not None and answer.status not in (204, 304):
         headers["Content-Length"] = str(claimed)
@@ -131,11 +134,33 @@ async def _end_connection(request: web.BaseRequest, fault: Fault) -> None:
         transport.close()  # what was written is still sent, then close_notify and FIN
         return
     raw: socket.socket = transport.get_extra_info("socket")
+    if fault.cut == "unannounced":
+        while not transport.is_closing() and (transport.get_write_buffer_size() or _unsent(raw)):
+            await asyncio.sleep(0.002)
+        raw.shutdown(socket.SHUT_WR)
+        transport.abort()
+        return
     while not transport.is_closing() and (transport.get_write_buffer_size() or _unsent(raw)):
         await asyncio.sleep(0.002)
     # With a linger time of 0 the kernel answers close() with RST (socket(7)).
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
+
+
+def _gzipped(answer: Answer, chunks: AsyncGenerator[bytes, None]) -> Answer:
+    """The same answer as a web server gives it that compresses what it can."""
+
+    async def coded() -> AsyncGenerator[bytes, None]:
+        deflating = zlib.compressobj(1, wbits=zlib.MAX_WBITS | 16)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield deflating.compress(chunk)
+        yield deflating.flush()
+
+    headers = CIMultiDict(answer.headers)
+    headers["Content-Encoding"] = "gzip"
+    headers.popall("Accept-Ranges", None)
+    return replace(answer, headers=headers, size=None, chunks=coded())
 
 
 def _unsent(raw: socket.socket) -> int:

@@ -30,7 +30,8 @@ class Fault:
     # To the answer
     delay_s: float = 0  # before the first byte
     cut_at: int | None = None  # end the connection after so many body bytes; negative: counted from the end
-    cut: Literal["close", "reset"] = "close"  # FIN after a TLS close_notify, or RST
+    cut: Literal["close", "reset", "unannounced"] = "close"  # FIN after a TLS close_notify, RST, FIN alone
+    refuse_s: float = 0  # after a cut: nobody listens for so long
     stall_at: int | None = None  # pause after so many body bytes
     stall_s: float = 3600
     bytes_per_s: int | None = None
@@ -38,6 +39,7 @@ class Fault:
     content_length: int | None = None  # claim this many bytes, whatever is sent
     content_length_off_by: int = 0  # or so many more or fewer than there are
     chunked: bool = False  # no Content-Length
+    gzip: bool = False  # a Content-Encoding that nobody asked for, on a whole body (200)
     ignore_range: bool = False  # answer 200 with everything
 
     def as_json(self) -> dict[str, Any]:  # Any: a JSON object

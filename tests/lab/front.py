@@ -19,7 +19,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,10 @@ class Front:
         self.tls.set_alpn_protocols(["http/1.1"])
         self.tls.sni_callback = _remember_sni
         self.secret = os.urandom(32)
+        self.listeners: list[socket.socket] = []
+        self.accepting: list[asyncio.Task[None]] = []
+        self.refuse: Callable[[float], None] = lambda _: None
+        self.refusing: asyncio.Task[None] | None = None
         self.connections: dict[tuple[str, int], int] = {}
         self.connected = 0
         self.requested = 0
@@ -136,12 +140,32 @@ class Front:
             server = web.Server(
                 self.handle, handler_cancellation=True, auto_decompress=False, access_log=None
             )
+
+            def refuse(seconds: float) -> None:
+                self.refusing = tasks.create_task(self.refuse_for(seconds, server, tasks))
+
+            self.refuse = refuse
             listening = await asyncio.start_unix_server(self.control, control)
             tasks.create_task(listening.serve_forever())
-            for family, wildcard in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
-                listener = socket.create_server((wildcard, 443), family=family, backlog=1024)
-                listener.setblocking(False)
-                tasks.create_task(self.accept(listener, server, tasks))
+            self.listen(server, tasks)
+
+    def listen(self, server: web.Server, tasks: asyncio.TaskGroup) -> None:
+        for family, wildcard in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+            listener = socket.create_server((wildcard, 443), family=family, backlog=1024)
+            listener.setblocking(False)
+            self.listeners.append(listener)
+            self.accepting.append(tasks.create_task(self.accept(listener, server, tasks)))
+
+    async def refuse_for(self, seconds: float, server: web.Server, tasks: asyncio.TaskGroup) -> None:
+        """Nobody listens for so long: connecting is refused, what is connected goes on."""
+        accepting, self.accepting = self.accepting, []
+        for task in accepting:
+            task.cancel()
+        await asyncio.wait(accepting)
+        while self.listeners:
+            self.listeners.pop().close()
+        await asyncio.sleep(seconds)
+        self.listen(server, tasks)
 
     async def accept(self, listener: socket.socket, server: web.Server, tasks: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
@@ -213,6 +237,9 @@ class Front:
                 return web.Response(status=status, headers=effect.headers, text=effect.body)
             answer = await self.answer(request, site, host, path, query, resource, effect)
             status = answer.status
+            if effect.refuse_s:
+                self.refuse(effect.refuse_s)
+                await asyncio.sleep(0.01)  # until nobody listens
             response, sent = await send(request, answer, effect)
             return response
         finally:
@@ -391,6 +418,8 @@ class Front:
                 site.reset()
             if "heal" in command:
                 site.faults, site.used = [], []
+                if self.refusing is not None:
+                    await self.refusing
             if "fault" in command:
                 site.faults.append(Fault(**command["fault"]))
                 site.used.append(0)

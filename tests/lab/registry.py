@@ -65,6 +65,7 @@ class Request:
     headers: tuple[tuple[str, str], ...] = field(repr=False)
     status: int | None = None
     sent_bytes: int | None = None
+    faulty: bool = False  # a fault met it
 
     def header(self, name: str) -> list[str]:
         return [value for given, value in self.headers if given.lower() == name.lower()]
@@ -222,6 +223,7 @@ class Registry:
                 headers=tuple((name, value) for name, value in event["headers"]),
                 status=answers.get(event["request"], {}).get("status"),
                 sent_bytes=answers.get(event["request"], {}).get("sent_bytes"),
+                faulty=bool(answers.get(event["request"], {}).get("fault")),
             )
             for event in events
             if event["event"] == "request" and event["registry"] == self.name

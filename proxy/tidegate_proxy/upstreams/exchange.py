@@ -58,6 +58,8 @@ class HttpResponse:
             async for chunk in self._response.content.iter_any():
                 yield chunk
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if arrived := _arrived_before_the_end(self._response.content):
+                yield arrived
             cause = f"{self._response.url.host} cut its answer short: {said(error)}"
             self._broke(cause)
             raise UpstreamBroken(cause) from error
@@ -227,6 +229,14 @@ def _timeout(read_s: float) -> aiohttp.ClientTimeout:
 def _origin(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port
+
+
+def _arrived_before_the_end(content: aiohttp.StreamReader) -> bytes:
+    """What came before the body broke and was not read yet: up to a buffer, which would be asked for again.
+
+    aiohttp keeps it, but gives nothing but the error any more; there is no public way to it.
+    """
+    return b"".join(content._buffer)
 
 
 async def _discard(response: aiohttp.ClientResponse) -> None:
