@@ -9,9 +9,10 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 from typing import assert_never
 
-from tidegate_proxy.fetching.filling import Broken, Checkpoint, Filling, Mismatched, Unstored, Verified
+from tidegate_proxy.fetching.filling import Filling
 from tidegate_proxy.fetching.healing import Patience
 from tidegate_proxy.fetching.origin import Origin, OriginBroken
+from tidegate_proxy.fetching.outcome import Broken, Checkpoint, Mismatched, Unstored, Verified
 from tidegate_proxy.fetching.solo import extent_alone, verified_alone
 from tidegate_proxy.fetching.tail import TAIL_BYTES, releasable
 from tidegate_proxy.oci.byte_range import Extent
@@ -43,9 +44,10 @@ class Transfer:
         position = extent.first if extent else 0
         end = self._end(extent)
         hold = hold_tail or extent is None or (position == 0 and end == self.size_bytes)
-        async for piece in self._from_file(position, end, hold=hold):
-            position += len(piece)
-            yield piece
+        with self._filling.read(whole=hold):
+            async for piece in self._from_file(position, end, hold=hold):
+                position += len(piece)
+                yield piece
         if self._complete(position, end):
             return
         async with aclosing(await self._alone(position, end, hold=hold)) as alone:
@@ -61,17 +63,16 @@ class Transfer:
         filling = self._filling
         while not self._complete(position, end):
             outcome = filling.outcome
+            ready = filling.present.run_end(position)
             match outcome:
                 case Mismatched():
                     raise DigestMismatch(self.digest)
-                case Broken(cause):
-                    raise OriginBroken(cause)
-                case Verified(size_bytes):
-                    stop = size_bytes
-                case Unstored(checkpoint):
-                    stop = releasable(checkpoint.position, self.size_bytes) if hold else checkpoint.position
-                case None:
-                    stop = releasable(filling.written, self.size_bytes) if hold else filling.written
+                case Verified():
+                    stop = ready
+                case Unstored(checkpoint) if hold:
+                    stop = min(ready, releasable(checkpoint.position, self.size_bytes))
+                case Unstored() | Broken() | None:
+                    stop = releasable(ready, self.size_bytes) if hold else ready
                 case _:
                     assert_never(outcome)
             if end is not None:
@@ -83,7 +84,9 @@ class Transfer:
                     return
                 position += len(piece)
                 yield piece
-            elif outcome is not None:
+            elif isinstance(outcome, Broken):
+                raise OriginBroken(outcome.cause)
+            elif outcome is not None or not (filling.want(position, end) or hold):
                 return
             else:
                 await filling.changed()
