@@ -181,8 +181,7 @@ class Filling:
                     healed=self._healed,
                 )
             )
-            if opening.body is not None:
-                await opening.body.close()
+            await opening.close()
 
     def stop(self, cause: str) -> None:
         """Release whoever waits, with an error, unless the outcome is known already."""
@@ -198,7 +197,7 @@ class Filling:
             self._settle(Unstored(Checkpoint(0, self.digest.hasher())))
             return "unstored", "too many fetches at once"
         try:
-            unfinished = await self._store.run(self._file, opening.leftover)
+            unfinished = await self._file(opening)
         except OSError as error:
             self._settle(Unstored(Checkpoint(0, self.digest.hasher())))
             return "unstored", str(error)
@@ -208,6 +207,9 @@ class Filling:
             await self._take_up(self._landing, opening.leftover)
         async with asyncio.TaskGroup() as group:
             self._group = group
+            if opening.leftover is None and self.size_bytes is not None:
+                # Nobody waits for it: what was noted before it is there is merely not noted.
+                group.create_task(self._store.run(unfinished.begin_record, self.size_bytes))
             try:
                 trouble = await self._fetch(opening, self._landing, group)
             finally:
@@ -224,13 +226,12 @@ class Filling:
             case None:
                 return await self._verify(self._landing)
 
-    def _file(self, leftover: Leftover | None) -> PartialBlob:
-        if leftover is not None:
-            return leftover.partial
-        begun = self._store.partial(self.digest)
-        if self.size_bytes is not None:
-            begun.begin_record(self.size_bytes)
-        return begun
+    async def _file(self, opening: Opening) -> PartialBlob:
+        if opening.leftover is not None:
+            return opening.leftover.partial
+        file, opening.file = opening.file, None
+        assert file is not None  # made since it was clear that the bytes are to be stored
+        return await file
 
     async def _take_up(self, landing: Landing, leftover: Leftover) -> None:
         """Hash what is on the disk; readers get it as it proves right."""
@@ -427,6 +428,7 @@ class Filling:
             landing.partial.discard()
             return
         landing.note_front()
+        self._store.left(self.digest)
         self._store.trim_leftovers()
 
     def _settle(self, outcome: Outcome) -> None:

@@ -5,12 +5,16 @@ knows no ranges answers with the whole, which is taken as that. Errors are the r
 asked twice here, but for what a range or a leftover made go wrong.
 """
 
+import asyncio
+from contextlib import suppress
+
 from tidegate_proxy.fetching.healing import HealedBody, Patience
 from tidegate_proxy.fetching.origin import Origin, OriginRefused
 from tidegate_proxy.fetching.taking_up import Leftover
 from tidegate_proxy.oci.byte_range import Closed, Extent, From, RangeRequest
 from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.storage.extents import Span
+from tidegate_proxy.storage.partial import PartialBlob
 from tidegate_proxy.storage.store import Store
 
 _RANGE_NOT_SATISFIABLE = 416
@@ -23,6 +27,8 @@ class Opening:
         self.body: HealedBody | None = None
         """Open, or None when nothing is missing; whoever takes it sets None and closes it."""
         self.leftover: Leftover | None = None
+        self.file: asyncio.Future[PartialBlob] | None = None
+        """What is to hold the bytes: made meanwhile, so that nobody waits for it."""
         self.size_bytes: int | None = None
         self.media_type: str | None = None
         self.in_order = False
@@ -33,16 +39,29 @@ class Opening:
         self._origin = origin
         self._patience = patience
         self._wanted = wanted
+        self._store: Store | None = None
 
     async def run(self, store: Store | None) -> None:
-        """Ask; raises OriginRefused, OriginUnreachable. Without a store, what was left is not looked at."""
-        found = await store.run(store.leftover, self._digest) if store is not None else None
-        if found is not None:
-            self.leftover = Leftover(self._digest, *found)
-            if await self._go_on(self.leftover):
-                return
-            self.leftover = None
+        """Ask; raises OriginRefused, OriginUnreachable. Without a store nothing is left, and no file made."""
+        self._store = store
+        if store is not None and store.may_have_left(self._digest):
+            found = await store.run(store.leftover, self._digest)
+            if found is not None:
+                self.leftover = Leftover(self._digest, *found)
+                if await self._go_on(self.leftover):
+                    return
+                self.leftover = None
+        if store is not None:
+            self.file = asyncio.ensure_future(store.run(store.partial, self._digest))
         await self._begin()
+
+    async def close(self) -> None:
+        """Close what nobody took."""
+        if self.body is not None:
+            await self.body.close()
+        if self.file is not None and self._store is not None:
+            with suppress(OSError):
+                await self._store.run((await self.file).discard)
 
     async def _go_on(self, leftover: Leftover) -> bool:
         """Ask for the first bytes that are wanted and missing; False when the leftover is of another blob."""

@@ -95,8 +95,11 @@ def trim(directory: Path, *, now: float, max_age_s: float = MAX_AGE_S, max_bytes
             leftover.remove()
 
 
-def tidy(directory: Path) -> None:
-    """At the start: remove what cannot be resumed; raises OSError when the directory cannot be read."""
+def tidy(directory: Path) -> set[str]:
+    """At the start: remove what cannot be resumed; returns the names of what may be.
+
+    Raises OSError when the directory cannot be read.
+    """
     with os.scandir(directory) as entries:
         names = {entry.name for entry in entries}
     orphans = _records_without_bytes(names)
@@ -107,6 +110,7 @@ def tidy(directory: Path) -> None:
                 path.unlink()
         elif _BLOB.fullmatch(name) and name + RECORD_SUFFIX not in names:
             Leftover(path=path, disk_bytes=0, changed_at=0).remove()
+    return {name for name in names if name + RECORD_SUFFIX in names}
 
 
 def _records_without_bytes(names: set[str]) -> set[str]:

@@ -69,14 +69,14 @@ class PartialBlob:
         `prefix` is what is there already. Never raises: a blob without a record just cannot be resumed.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        raw = (head_line(size_bytes) + (prefix_line(*prefix) if prefix else "")).encode()
         try:
-            self._record = OpenFile(os.open(record_of(self._path), flags, 0o600))
+            record = OpenFile(os.open(record_of(self._path), flags, 0o600))
+            self._has_record = True
+            if os.write(record.fd, raw) == len(raw):
+                self._record = record
         except OSError:
             return
-        self._has_record = True
-        self._append(head_line(size_bytes))
-        if prefix is not None:
-            self.note_prefix(*prefix)
 
     def note_prefix(self, end: int, hexdigest: str) -> None:
         """The first `end` bytes are written and hash to this, by the digest's algorithm. Never raises."""

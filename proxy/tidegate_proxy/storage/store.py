@@ -102,6 +102,7 @@ class Store:
         self._blobs = state_dir / "blobs"
         self._partials = state_dir / "partial"
         self._numbers = itertools.count()
+        self._left: set[str] = set()
         self._open: WeakValueDictionary[Digest, OpenFile] = WeakValueDictionary()
         # Its own threads: a disk that hangs must not take the loop's default executor (look-ups) with it.
         self._executor = ThreadPoolExecutor(max_workers=8, thread_name_prefix="store")
@@ -117,7 +118,7 @@ class Store:
             _make_directory(state_dir)
             _make_directory(store._blobs)
             _make_directory(store._partials)
-            tidy(store._partials)
+            store._left = tidy(store._partials)
             store.trim_leftovers()
             _check_writable(store._partials)
         except OSError as error:
@@ -151,9 +152,18 @@ class Store:
         """
         return self._create(digest, digest.encoded)
 
+    def may_have_left(self, digest: Digest) -> bool:
+        """Whether an unfinished fetch of the blob has left something, as far as this process knows."""
+        return digest.encoded in self._left
+
+    def left(self, digest: Digest) -> None:
+        """A fetch ends here without the blob, and leaves what it has."""
+        self._left.add(digest.encoded)
+
     def leftover(self, digest: Digest) -> tuple[PartialBlob, Record] | None:
         """The file that an unfinished fetch left, and what its record claims of it. Blocks: see `run`."""
         sync = self.durability == "fsync"
+        self._left.discard(digest.encoded)
         if self.no_room is not None:
             return None
         return PartialBlob.resume(self._partials / digest.encoded, self._path(digest), sync=sync)
