@@ -1,9 +1,9 @@
 """A cold blob through the agent against the same blob straight from the registry: wall time and first byte.
 
-Run it with `.venv/bin/python benchmarks/cold.py [--rounds N]`, as root. Two nodes take turns, one with the agent
-and one without; the origin is behind a link of 100 MB/s first, then as fast as it is. The client is the same:
-it has a token, asks the registry, follows the redirect and reads to the end. Between rounds the blob is removed
-from the agent's store; repository, token and redirect are as new to either in each round as they are in a pull.
+Run it with `.venv/bin/python benchmarks/cold.py [--rounds N]`, as root. Two nodes take turns, one with the
+agent and one without; the origin is behind a link of 100 MB/s first, then as fast as it is. The client is the
+same: it has a token, asks the registry, follows the redirect and reads to the end. Between rounds the blob is
+removed from the agent's store.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main() -> None:
         agent, ways = start(lab)
         blob = publish(lab, "cold", BLOB_BYTES)
         for way in ways:  # names, the repository's publicness, bytecode: what no first pull of a day pays
-            fetch(lab, way, publish(lab, "warmup", 1 << 20))
+            fetch(way, publish(lab, "warmup", 1 << 20))
         for name, link in (("at 100 MB/s", limit), ("unlimited", None)):
             if link is not None:
                 link(lab)
@@ -116,7 +116,7 @@ def one_round(lab: Lab, way: Way, agent: Agent, blob: ColdBlob, name: str) -> No
     stored = way.node.path(f"/var/lib/tidegate/blobs/sha256/{blob.encoded[:2]}/{blob.encoded}")
     stored.unlink(missing_ok=True)
     before = cpu_seconds(way.node, [agent.pid]) if way.cache else 0.0
-    first, wall = fetch(lab, way, blob)
+    first, wall = fetch(way, blob)
     way.note(f"256 MiB {name}, wall time", wall)
     way.note(f"256 MiB {name}, first byte", first)
     if way.cache:
@@ -127,7 +127,7 @@ def one_round(lab: Lab, way: Way, agent: Agent, blob: ColdBlob, name: str) -> No
         raise SystemExit(f"the registry sent the blob {sent_bytes(lab, blob)} times and bytes")
 
 
-def fetch(lab: Lab, way: Way, blob: ColdBlob) -> tuple[float, float]:
+def fetch(way: Way, blob: ColdBlob) -> tuple[float, float]:
     """Seconds to the first byte and to the last."""
     done = way.node.python(CLIENT, f"https://{REGISTRY}{blob.path}", token(way.node, blob.repository))
     status, size, cache, first, wall = json.loads(done.or_raise().stdout)
