@@ -16,7 +16,7 @@ from tidegate_proxy.fetching.outcome import Broken, Checkpoint, Mismatched, Unst
 from tidegate_proxy.fetching.solo import extent_alone, verified_alone
 from tidegate_proxy.fetching.tail import TAIL_BYTES, releasable
 from tidegate_proxy.oci.byte_range import Extent
-from tidegate_proxy.storage.reading import OpenFile
+from tidegate_proxy.storage.reading import Buffers, OpenFile
 from tidegate_proxy.storage.store import DigestMismatch, Store
 
 
@@ -48,6 +48,7 @@ class Transfer:
             async for piece in self._from_file(position, end, hold=hold):
                 position += len(piece)
                 yield piece
+                del piece  # see `_from_file`
         if self._complete(position, end):
             return
         async with aclosing(await self._alone(position, end, hold=hold)) as alone:
@@ -61,6 +62,7 @@ class Transfer:
     async def _from_file(self, position: int, end: int | None, *, hold: bool) -> AsyncIterator[memoryview]:
         """What the shared file has; ends early where the reader has to go on alone."""
         filling = self._filling
+        buffers = Buffers()
         while not self._complete(position, end):
             outcome = filling.outcome
             ready = filling.present.run_end(position)
@@ -79,11 +81,12 @@ class Transfer:
                 stop = min(stop, end)
             if position < stop and filling.file is not None:
                 try:
-                    piece = await self._store.read(filling.file, position, stop)
+                    piece = await self._store.read(filling.file, position, stop, buffers.take())
                 except OSError:
                     return
                 position += len(piece)
                 yield piece
+                del piece  # or its buffer would look as if the transport still had it
             elif isinstance(outcome, Broken):
                 raise OriginBroken(outcome.cause)
             elif outcome is not None or not (filling.want(position, end) or hold):

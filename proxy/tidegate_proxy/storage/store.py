@@ -221,9 +221,12 @@ class Store:
             return False
         return True
 
-    async def read(self, file: OpenFile, first: int, end: int) -> memoryview:
-        """A piece of an open file from `first`, at most to `end` (excluded); raises OSError."""
-        return await read_piece(file, first, end, self._executor)
+    async def read(self, file: OpenFile, first: int, end: int, buffer: bytearray | None = None) -> memoryview:
+        """A piece of an open file from `first`, at most to `end` (excluded); raises OSError.
+
+        It is read into `buffer`, one of `Buffers`, or a fresh one.
+        """
+        return await read_piece(file, first, end, self._executor, buffer)
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Call what may block in one of the store's threads."""
