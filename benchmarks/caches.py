@@ -1,4 +1,4 @@
-"""Other pull-through caches, on nodes of their own: nginx with a cache lock, Debian's docker-registry as a mirror.
+"""Other pull-through caches, on nodes of their own: nginx with a cache lock, docker-registry as a mirror.
 
 Both are set up as their documentation has it for this purpose. Each answers the registry's own paths over
 TLS on a loopback port.

@@ -2,9 +2,9 @@
 
 Run it with `.venv/bin/python benchmarks/herd.py [--rounds N]`, as root. The agent, nginx with
 proxy_cache_lock and Debian's docker-registry as a pull-through cache each get the same herd, in turn, at a
-blob that is new to all; the origin is behind a link of 100 MB/s and serves blobs itself, because nginx follows
-no redirects. The yardstick is one client that downloads the same blob straight from the registry. The herd is
-one curl process with as many connections as clients, for all alike.
+blob that is new to all; the origin is behind a link of 100 MB/s and serves blobs itself, because nginx
+follows no redirects. The yardstick is one client that downloads the same blob straight from the registry. The
+herd is one curl process with as many connections as clients, for all alike.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from peer import Agent, Lab, Node, cpu_seconds, require
 
 PORT = 9443
 HERDS = ((8, 128 << 20), (100, 16 << 20))
-FORM = '{"status": %{http_code}, "bytes": %{size_download}, "first": %{time_starttransfer}, "last": %{time_total}}\\n'
+FORM = (
+    '{"status": %{http_code}, "bytes": %{size_download}, '
+    '"first": %{time_starttransfer}, "last": %{time_total}}\\n'
+)
 
 
 class Cache(Protocol):

@@ -65,6 +65,6 @@ def token(node: Node, repository: str) -> str:
 
 
 def sent_bytes(lab: Lab, blob: ColdBlob) -> tuple[int, int]:
-    """How many transfers of the blob the registry began since `forget`, and the bytes that it sent in them."""
+    """How many transfers of the blob the registry began since `forget`, and the bytes that it sent."""
     reads = [each for each in lab.registry.requests_for("bytes") if blob.encoded in each.path]
     return len(reads), sum(each.sent_bytes or 0 for each in reads)
