@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from tidegate_dns.outcomes import ARRIVED as DNS_ARRIVED
 from tidegate_dns.outcomes import OUTCOMES as DNS_OUTCOMES
-from tidegate_proxy.fetching.filling import FetchEnded
+from tidegate_proxy.fetching.origin import TROUBLES
+from tidegate_proxy.fetching.outcome import FetchEnded
 from tidegate_proxy.http.crash_journal import CrashedTwice
 from tidegate_proxy.http.served import Moment, Served
 from tidegate_proxy.registry.answer import Cache, Kind
@@ -32,6 +33,8 @@ class Activity:
     pulled_bytes: Counter[Kind] = field(default_factory=Counter)
     pushed_bytes: Counter[Kind] = field(default_factory=Counter)
     saved_bytes: int = 0
+    healed: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(TROUBLES, 0)))
+    """What fetches got over without a client noticing."""
     bypassed: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(BYPASS_CAUSES, 0)))
     connections: Counter[tuple[str, str]] = field(default_factory=Counter)
     dns_queries: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(DNS_OUTCOMES, 0)))
@@ -64,6 +67,7 @@ class Activity:
     def fetched(self, ended: FetchEnded) -> None:
         """A blob was fetched, or not to its end."""
         self.pulled_bytes[Kind.BLOB] += ended.received_bytes
+        self.healed.update(ended.healed)
 
     def served(self, moments: Sequence[Moment]) -> None:
         """Requests were answered."""

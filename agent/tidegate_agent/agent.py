@@ -49,7 +49,7 @@ from tidegate_agent.upstreams import open_upstreams
 from tidegate_core import log as logging
 from tidegate_core.errors import TidegateError
 from tidegate_dns.lookup import NameNotFound, ResolverUnreachable
-from tidegate_proxy.fetching.filling import FetchEnded
+from tidegate_proxy.fetching.outcome import FetchEnded
 from tidegate_proxy.http.addressing import BySite
 from tidegate_proxy.http.crash_journal import CrashJournal
 from tidegate_proxy.http.http_server import HttpServer

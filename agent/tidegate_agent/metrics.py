@@ -137,6 +137,9 @@ class _ActivityCollector(Collector):
             "cause",
             activity.bypassed,
         )
+        yield _by_label(
+            "tidegate_healed", "What fetches got over, unseen by clients.", "cause", activity.healed
+        )
         yield CounterMetricFamily(
             "tidegate_saved_bytes", "Bytes that upstreams were not asked for.", value=activity.saved_bytes
         )

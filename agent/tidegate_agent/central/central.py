@@ -45,7 +45,7 @@ from tidegate_proxy.central.namespace import ByNamespace
 from tidegate_proxy.central.tunnel import Dial, dial, dial_through
 from tidegate_proxy.central.via import Guarded, Marked
 from tidegate_proxy.endpoint import Endpoint
-from tidegate_proxy.fetching.filling import FetchEnded
+from tidegate_proxy.fetching.outcome import FetchEnded
 from tidegate_proxy.http.addressing import BySite
 from tidegate_proxy.http.crash_journal import CrashJournal
 from tidegate_proxy.http.http_server import HttpServer

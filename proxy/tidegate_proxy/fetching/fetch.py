@@ -1,17 +1,20 @@
 """Single flight for blobs: at most one fetch per digest, however many readers, whoever leaves first.
 
-`Fetches` owns the tasks. A reader that is cancelled leaves its fetch running; `close` ends them all.
-This module does not decide who may read, and does not elect a fetcher across processes.
+`Fetches` owns the tasks. A reader that is cancelled leaves its fetch running; `close` ends them all. Between
+processes an `Election` decides. This module does not decide who may read.
 """
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tidegate_proxy.fetching.filling import FetchEnded, Filling
+from tidegate_proxy.fetching.election import Election, OneProcess
+from tidegate_proxy.fetching.filling import Filling, Pace
 from tidegate_proxy.fetching.healing import Patience
 from tidegate_proxy.fetching.origin import Origin, OriginRefused, OriginUnreachable
+from tidegate_proxy.fetching.outcome import FetchEnded
 from tidegate_proxy.fetching.transfer import Transfer
+from tidegate_proxy.oci.byte_range import RangeRequest
 from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.storage.store import Store
 
@@ -20,10 +23,15 @@ from tidegate_proxy.storage.store import Store
 class FetchLimits:
     """What fetches may cost: each takes a connection, a descriptor and about 2 MiB while it runs.
 
-    A blob that is one too many is still served, but neither shared nor stored.
+    A blob that is one too many is still served, but neither shared nor stored. `ranges` are asked for at
+    once, of all blobs together, each in a connection of its own; `background` blobs that were read in ranges
+    are completed at once, when none was read for `quiet_s`.
     """
 
     fetches: int = 128
+    ranges: int = 32
+    background: int = 2
+    quiet_s: float = 2.0
     patience: Patience = field(default_factory=Patience)
 
 
@@ -36,23 +44,34 @@ class Fetches:
         *,
         limits: FetchLimits | None = None,
         observe: Callable[[FetchEnded], None] | None = None,
+        election: Election | None = None,
     ) -> None:
         self._store = store
         self._limits = limits or FetchLimits()
         self._observe = observe or _unobserved
+        self._election = election or OneProcess()
+        self._pace = Pace(
+            ranges=asyncio.Semaphore(self._limits.ranges),
+            background=asyncio.Semaphore(self._limits.background),
+            quiet_s=self._limits.quiet_s,
+        )
         self._fillings: dict[Digest, Filling] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    async def join(self, digest: Digest, origin: Origin) -> Transfer:
+    async def join(self, digest: Digest, origin: Origin, wanted: RangeRequest | None = None) -> Transfer:
         """Follow the fetch of a blob, or start it; returns once the origin has answered.
+
+        `wanted` is what this reader will read; None is the whole.
 
         Raises OriginRefused or OriginUnreachable of this origin, or of an equal one that was asked
         first. A reader whose origin differs from one that failed asks its own.
         """
         while True:
             filling = (
-                self._fillings.get(digest) or self._stored(digest, origin) or self._start(digest, origin)
+                self._fillings.get(digest)
+                or self._stored(digest, origin)
+                or self._start(digest, origin, wanted)
             )
             try:
                 await asyncio.shield(filling.started)
@@ -86,19 +105,20 @@ class Fetches:
         with blob:
             return Filling.of_stored(blob, origin, self._store, self._limits.patience)
 
-    def _start(self, digest: Digest, origin: Origin) -> Filling:
+    def _start(self, digest: Digest, origin: Origin, wanted: RangeRequest | None) -> Filling:
         if self._closed:
             raise OriginUnreachable("the agent is stopping")
-        filling = Filling(digest, origin, self._store, self._limits.patience)
+        filling = Filling(digest, origin, self._store, self._limits.patience, wanted=wanted, pace=self._pace)
         self._fillings[digest] = filling
+        elected = len(self._tasks) < self._limits.fetches and self._election.stand(digest)
 
         def ended(end: FetchEnded) -> None:
             self._fillings.pop(digest, None)
+            if elected:
+                self._election.step_down(digest)
             self._observe(end)
 
-        task = asyncio.create_task(
-            filling.run(store=len(self._tasks) < self._limits.fetches, ended=ended), name=f"fetch {digest}"
-        )
+        task = asyncio.create_task(filling.run(store=elected, ended=ended), name=f"fetch {digest}")
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return filling

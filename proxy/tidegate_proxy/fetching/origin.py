@@ -5,10 +5,17 @@ HTTP, tests over memory. Its errors are named by reaction. This module does no I
 """
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 from tidegate_core.errors import TidegateError
+from tidegate_proxy.oci.byte_range import RangeRequest
 from tidegate_proxy.storage.reading import BodyBroken
+
+Trouble = Literal["reset", "truncated", "stalled", "refused", "unreachable", "size", "restart"]
+"""What a fetch can be healed of: a connection reset, a body that ended early, silence, an answer without the
+bytes (5xx, 429, an expired signature), no answer, another size; and our own end, which the bytes survived."""
+
+TROUBLES: tuple[Trouble, ...] = get_args(Trouble)
 
 
 class OriginRefused(TidegateError):
@@ -30,6 +37,10 @@ class OriginUnreachable(TidegateError):
 class OriginBroken(BodyBroken):
     """The origin cut or stalled its body, and could not be made to go on."""
 
+    def __init__(self, cause: str, *, trouble: Trouble = "truncated") -> None:
+        super().__init__(cause)
+        self.trouble = trouble
+
 
 class OriginBody(Protocol):
     """One answer of an origin; close it in any case."""
@@ -37,6 +48,11 @@ class OriginBody(Protocol):
     @property
     def first(self) -> int:
         """The position its bytes really start at: 0 when the origin ignored Range."""
+        ...
+
+    @property
+    def ranged(self) -> bool:
+        """Whether these are the bytes of a range (206), not the whole (200)."""
         ...
 
     @property
@@ -65,6 +81,10 @@ class Origin(Protocol):
     origins share a refusal, one with another origin asks for itself. Make it a frozen dataclass.
     """
 
-    async def read(self, first: int) -> OriginBody:
-        """Ask for the blob from byte `first`, with Range when > 0; raise OriginRefused, OriginUnreachable."""
+    async def read(self, wanted: RangeRequest) -> OriginBody:
+        """Ask for these bytes, for `From(0)` without Range; raise OriginRefused, OriginUnreachable.
+
+        A body that is ranged begins where it was asked to; it may end earlier. A redirect is followed anew
+        each time, for its signature may have expired.
+        """
         ...

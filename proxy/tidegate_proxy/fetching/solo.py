@@ -7,10 +7,11 @@ same before its tail leaves. Memory holds the tail and one chunk. Nothing is wri
 import asyncio
 from collections.abc import AsyncGenerator
 
-from tidegate_proxy.fetching.filling import Checkpoint
 from tidegate_proxy.fetching.healing import HealedBody, Patience
 from tidegate_proxy.fetching.origin import Origin
+from tidegate_proxy.fetching.outcome import Checkpoint
 from tidegate_proxy.fetching.tail import HeldTail
+from tidegate_proxy.oci.byte_range import Closed, From
 from tidegate_proxy.oci.digest import Digest, Hasher
 from tidegate_proxy.storage.store import DigestMismatch
 
@@ -35,7 +36,7 @@ async def verified_alone(
     OriginBroken.
     """
     hasher = known.hasher.copy()
-    body = HealedBody(origin, known.position, patience, size_bytes=size_bytes)
+    body = HealedBody(origin, From(known.position), patience, size_bytes=size_bytes)
     position = known.position - len(held)
     tail = HeldTail(position, size_bytes)
     leaving = tail.push(held)
@@ -64,7 +65,7 @@ async def extent_alone(
     origin: Origin, patience: Patience, *, first: int, end: int, size_bytes: int | None
 ) -> AsyncGenerator[memoryview, None]:
     """The bytes from `first` to `end` (excluded) as they arrive, for extents that are no whole body."""
-    body = HealedBody(origin, first, patience, size_bytes=size_bytes)
+    body = HealedBody(origin, Closed(first, end - 1), patience, size_bytes=size_bytes)
     try:
         await body.open_patiently()
         while first < end and (chunk := await body.read()):

@@ -9,13 +9,14 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 from typing import assert_never
 
-from tidegate_proxy.fetching.filling import Broken, Checkpoint, Filling, Mismatched, Unstored, Verified
+from tidegate_proxy.fetching.filling import Filling
 from tidegate_proxy.fetching.healing import Patience
 from tidegate_proxy.fetching.origin import Origin, OriginBroken
+from tidegate_proxy.fetching.outcome import Broken, Checkpoint, Mismatched, Unstored, Verified
 from tidegate_proxy.fetching.solo import extent_alone, verified_alone
 from tidegate_proxy.fetching.tail import TAIL_BYTES, releasable
 from tidegate_proxy.oci.byte_range import Extent
-from tidegate_proxy.storage.reading import OpenFile
+from tidegate_proxy.storage.reading import Buffers, OpenFile
 from tidegate_proxy.storage.store import DigestMismatch, Store
 
 
@@ -43,9 +44,11 @@ class Transfer:
         position = extent.first if extent else 0
         end = self._end(extent)
         hold = hold_tail or extent is None or (position == 0 and end == self.size_bytes)
-        async for piece in self._from_file(position, end, hold=hold):
-            position += len(piece)
-            yield piece
+        with self._filling.read(whole=hold):
+            async for piece in self._from_file(position, end, hold=hold):
+                position += len(piece)
+                yield piece
+                del piece  # see `_from_file`
         if self._complete(position, end):
             return
         async with aclosing(await self._alone(position, end, hold=hold)) as alone:
@@ -59,31 +62,34 @@ class Transfer:
     async def _from_file(self, position: int, end: int | None, *, hold: bool) -> AsyncIterator[memoryview]:
         """What the shared file has; ends early where the reader has to go on alone."""
         filling = self._filling
+        buffers = Buffers()
         while not self._complete(position, end):
             outcome = filling.outcome
+            ready = filling.present.run_end(position)
             match outcome:
                 case Mismatched():
                     raise DigestMismatch(self.digest)
-                case Broken(cause):
-                    raise OriginBroken(cause)
-                case Verified(size_bytes):
-                    stop = size_bytes
-                case Unstored(checkpoint):
-                    stop = releasable(checkpoint.position, self.size_bytes) if hold else checkpoint.position
-                case None:
-                    stop = releasable(filling.written, self.size_bytes) if hold else filling.written
+                case Verified():
+                    stop = ready
+                case Unstored(checkpoint) if hold:
+                    stop = min(ready, releasable(checkpoint.position, self.size_bytes))
+                case Unstored() | Broken() | None:
+                    stop = releasable(ready, self.size_bytes) if hold else ready
                 case _:
                     assert_never(outcome)
             if end is not None:
                 stop = min(stop, end)
             if position < stop and filling.file is not None:
                 try:
-                    piece = await self._store.read(filling.file, position, stop)
+                    piece = await self._store.read(filling.file, position, stop, buffers.take())
                 except OSError:
                     return
                 position += len(piece)
                 yield piece
-            elif outcome is not None:
+                del piece  # or its buffer would look as if the transport still had it
+            elif isinstance(outcome, Broken):
+                raise OriginBroken(outcome.cause)
+            elif outcome is not None or not (filling.want(position, end) or hold):
                 return
             else:
                 await filling.changed()

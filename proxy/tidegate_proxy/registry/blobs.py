@@ -92,10 +92,10 @@ class Blobs:
         origin = BlobOrigin(
             requester=requester, target=incoming.target, size_bytes=self._sizes.of(request.digest)
         )
-        transfer = await self._fetches.join(request.digest, origin)
+        wanted = _range_of(incoming, request.digest)
+        transfer = await self._fetches.join(request.digest, origin, wanted)
         headers = _describe(request.digest)
         size_bytes = transfer.size_bytes
-        wanted = _range_of(incoming, request.digest)
         if size_bytes is None or wanted is None:
             if size_bytes is not None:
                 headers["Content-Length"] = str(size_bytes)

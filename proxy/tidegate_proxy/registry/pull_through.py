@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from tidegate_proxy.fetching.fetch import Fetches
-from tidegate_proxy.fetching.filling import FetchEnded
+from tidegate_proxy.fetching.outcome import FetchEnded
 from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.registry.blobs import Blobs
 from tidegate_proxy.registry.manifests import Manifests

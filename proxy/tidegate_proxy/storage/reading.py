@@ -43,7 +43,7 @@ class OpenFile:
         os.close(self.fd)
 
 
-class _Buffers:
+class Buffers:
     """Buffers to read into, each used again once nobody views it any more.
 
     A transport may keep a view of a piece long after it was handed over, so a piece needs a buffer of its
@@ -108,7 +108,7 @@ async def stream_file(
 ) -> AsyncIterator[memoryview]:
     """The bytes of `extent` in pieces of at most PIECE_BYTES; raises BodyBroken when they cannot be read."""
     position, end = extent.first, extent.last + 1
-    buffers = _Buffers()
+    buffers = Buffers()
     while position < end:
         try:
             piece = await read_piece(file, position, end, executor, buffers.take())

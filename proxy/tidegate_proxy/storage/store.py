@@ -1,14 +1,14 @@
 """The content-addressed store: verified blobs and manifests as files named by their digest.
 
     <state>/blobs/sha256/ab/<hex>    verified, immutable, 0440
-    <state>/partial/<hex>            bytes on their way in
+    <state>/partial/<hex>            bytes on their way in, with a record of them in `<hex>.extents`
 
 Only a rename makes a blob visible, and only after its digest has matched. Failure policy: no trouble
 with the disk may fail a pull that could do without it. A blob that cannot be opened is a miss, one
 that cannot be written is not stored, and whoever has its bytes serves them; only at the start is an
 unusable directory refused, while somebody is there to read why.
 
-This module does not decide what is evicted, does not resume what an earlier process left in `partial`,
+This module does not decide what is evicted, does not verify what an earlier process left in `partial`,
 and knows neither tags nor media types: see the upkeep and the index.
 """
 
@@ -16,11 +16,10 @@ import asyncio
 import errno
 import itertools
 import os
-import re
 import stat
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar
@@ -29,14 +28,14 @@ from weakref import WeakValueDictionary
 from tidegate_core.errors import StartRefused
 from tidegate_proxy.oci.byte_range import Extent
 from tidegate_proxy.oci.digest import Digest
+from tidegate_proxy.storage.leftovers import MAX_BYTES, Leftover, leftovers, tidy, trim
 from tidegate_proxy.storage.partial import PartialBlob, SyncFailed
 from tidegate_proxy.storage.reading import BodyBroken, OpenFile, read_piece, stream_file
+from tidegate_proxy.storage.record import Record
 
 Durability = Literal["fsync", "relaxed"]
 T = TypeVar("T")
 
-# `<hex>` of a fetch, `<hex>.<pid>.<number>` of a manifest that is put.
-_PARTIAL_NAME = re.compile(r"(?:[0-9a-f]{64}|[0-9a-f]{128})(?:\.\d+\.\d+)?")
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR})
 
@@ -104,13 +103,14 @@ class Store:
         self._partials = state_dir / "partial"
         self._device: int | None = None
         self._numbers = itertools.count()
+        self._left: set[str] = set()
         self._open: WeakValueDictionary[Digest, OpenFile] = WeakValueDictionary()
         # Its own threads: a disk that hangs must not take the loop's default executor (look-ups) with it.
         self._executor = ThreadPoolExecutor(max_workers=8, thread_name_prefix="store")
 
     @classmethod
     def open(cls, state_dir: Path, *, durability: Durability = "fsync") -> Self:
-        """Make the directories and discard partial leftovers; raise StartRefused when nothing can be written.
+        """Make the directories, discard what cannot be resumed; raise StartRefused if they cannot be written.
 
         Blocks: call it before the loop serves. A disk that is merely full is no reason to refuse.
         """
@@ -120,7 +120,8 @@ class Store:
             store._device = state_dir.stat().st_dev
             _make_directory(store.blobs)
             _make_directory(store._partials)
-            store._discard_leftovers()
+            store._left = tidy(store._partials)
+            store.trim_leftovers()
             _check_writable(store._partials)
         except OSError as error:
             if error.errno not in _DISK_FULL:
@@ -152,6 +153,30 @@ class Store:
         a cache must not grow under a mount point whose own has gone.
         """
         return self._create(digest, digest.encoded)
+
+    def may_have_left(self, digest: Digest) -> bool:
+        """Whether an unfinished fetch of the blob has left something, as far as this process knows."""
+        return digest.encoded in self._left
+
+    def left(self, digest: Digest) -> None:
+        """A fetch ends here without the blob, and leaves what it has."""
+        self._left.add(digest.encoded)
+
+    def leftover(self, digest: Digest) -> tuple[PartialBlob, Record] | None:
+        """The file that an unfinished fetch left, and what its record claims of it. Blocks: see `run`."""
+        sync = self.durability == "fsync"
+        self._left.discard(digest.encoded)
+        if self.no_room is not None:
+            return None
+        return PartialBlob.resume(self._partials / digest.encoded, self.path(digest), sync=sync)
+
+    def leftovers(self) -> list[Leftover]:
+        """All unfinished blobs with the bytes they take, also those being filled. Blocks: see `run`."""
+        return leftovers(self._partials)
+
+    def trim_leftovers(self, max_bytes: int = MAX_BYTES) -> None:
+        """Remove unfinished blobs that nobody asked for in days, or that take too much. Blocks: see `run`."""
+        trim(self._partials, now=time.time(), max_bytes=max_bytes)
 
     def publish(self, partial: PartialBlob) -> None:
         """Make verified bytes a blob, and tell; raises as `PartialBlob.publish`. Blocks: see `run`."""
@@ -202,9 +227,12 @@ class Store:
             return False
         return True
 
-    async def read(self, file: OpenFile, first: int, end: int) -> memoryview:
-        """A piece of an open file from `first`, at most to `end` (excluded); raises OSError."""
-        return await read_piece(file, first, end, self._executor)
+    async def read(self, file: OpenFile, first: int, end: int, buffer: bytearray | None = None) -> memoryview:
+        """A piece of an open file from `first`, at most to `end` (excluded); raises OSError.
+
+        It is read into `buffer`, one of `Buffers`, or a fresh one.
+        """
+        return await read_piece(file, first, end, self._executor, buffer)
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Call what may block in one of the store's threads."""
@@ -244,13 +272,6 @@ class Store:
     def path(self, digest: Digest) -> Path:
         """Where the blob is, or would be."""
         return self.blobs / digest.algorithm / digest.encoded[:2] / digest.encoded
-
-    def _discard_leftovers(self) -> None:
-        with os.scandir(self._partials) as entries:
-            for entry in entries:
-                if _PARTIAL_NAME.fullmatch(entry.name):
-                    with suppress(OSError):
-                        Path(entry.path).unlink()
 
 
 def _make_directory(path: Path) -> None:

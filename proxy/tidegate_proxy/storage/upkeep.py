@@ -20,6 +20,8 @@ from tidegate_proxy.storage.survey import Surveyed, survey
 
 BEGINS_AFTER_S = 1.0  # the start of the process comes first
 LOOKS_EVERY_S = 5.0
+_LEFTOVERS_SHARE = 8
+"""Unfinished blobs may take an eighth where room is wanted."""
 _LOOKS_AT_MOST_EVERY_S = 0.2
 _SURVEYS_AT_MOST_EVERY_S = 60.0
 _SURVEYS_AT_MOST_SHARE = 20  # a survey takes at most one part in so many of the time
@@ -75,6 +77,11 @@ class Upkeep:
         if now is None:
             return  # no state directory, nothing to keep within
         due = excess(limits, now)
+        if due.must:
+            # What nobody finished goes before what somebody may use again.
+            await self._store.run(self._store.trim_leftovers, limits.max_size_bytes // _LEFTOVERS_SHARE)
+            now = await self._store.run(self._occupancy) or now
+            due = excess(limits, now)
         slack_bytes = due.should - due.must
         freed_bytes = 0
         failed: set[Digest] = set()

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from tidegate_proxy.fetching.filling import FetchEnded
+from tidegate_proxy.fetching.outcome import FetchEnded
 from tidegate_proxy.site import Site
 from tidegate_proxy.upstreams.route import Errand, errand, route
 from tidegate_proxy.upstreams.upstream import UpstreamResponse, UpstreamUnreachable

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from tidegate_proxy.fetching.fetch import Fetches, FetchLimits
-from tidegate_proxy.fetching.filling import FetchEnded
 from tidegate_proxy.fetching.healing import Patience
+from tidegate_proxy.fetching.outcome import FetchEnded
 from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.storage.store import Durability, Store
 from unit.proxy.reader import until
@@ -22,11 +22,12 @@ class Place:
         fetches: int = 16,
         patience: Patience = HASTY,
         durability: Durability = "relaxed",
+        quiet_s: float = 0.01,
     ) -> None:
         self.state_dir = state_dir
         self.store = Store.open(state_dir, durability=durability)
         self.ends: list[FetchEnded] = []
-        limits = FetchLimits(fetches=fetches, patience=patience)
+        limits = FetchLimits(fetches=fetches, patience=patience, quiet_s=quiet_s)
         self.fetches = Fetches(self.store, limits=limits, observe=self.ends.append)
 
     async def idle(self) -> None:

@@ -13,7 +13,7 @@ from tidegate_proxy.fetching.healing import Patience
 from tidegate_proxy.fetching.origin import OriginBroken, OriginRefused, OriginUnreachable
 from tidegate_proxy.fetching.spool import SPOOL_BYTES
 from tidegate_proxy.fetching.tail import TAIL_BYTES
-from tidegate_proxy.oci.byte_range import Extent
+from tidegate_proxy.oci.byte_range import Extent, RangeRequest
 from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.storage.store import DigestMismatch
 from unit.proxy.memory_origin import MemoryBody, MemoryOrigin
@@ -196,7 +196,7 @@ async def test_an_origin_that_never_gets_further_is_given_up(place: Place) -> No
     assert len(origin.reads) == 1 + HASTY.attempts
     assert bytes(reader.received) == MEDIUM[:100_000]
     await place.idle()
-    assert place.nothing_remains_of(Digest.of(MEDIUM))
+    assert not place.has(Digest.of(MEDIUM))
 
 
 async def test_progress_renews_patience(place: Place) -> None:
@@ -230,7 +230,7 @@ async def test_an_origin_that_promises_too_much_is_cut(place: Place) -> None:
     with pytest.raises(OriginBroken):
         await reader.to_end()
     await place.idle()
-    assert place.nothing_remains_of(Digest.of(MEDIUM))
+    assert not place.has(Digest.of(MEDIUM))
 
 
 async def test_an_origin_that_promises_too_little_is_cut(place: Place) -> None:
@@ -279,7 +279,8 @@ async def test_many_readers_share_one_read_of_the_origin(place: Place) -> None:
     for n, got in enumerate(await asyncio.gather(*readings)):
         extent = extents[n % 4] or Extent(0, len(BIG) - 1)
         assert got == BIG[extent.first : extent.last + 1]
-    assert origin.reads == [0]
+    assert origin.reads == [0, 2_500_000], "who resumes far ahead does not wait for all that comes before"
+    assert origin.sent_bytes <= len(BIG) + origin.chunk_bytes, "and still each byte comes once"
 
 
 async def test_readers_that_ask_at_the_same_moment_share_one_read(place: Place) -> None:
@@ -380,8 +381,8 @@ class NamedOrigin:
     def __hash__(self) -> int:
         return hash(self.name)
 
-    async def read(self, first: int) -> MemoryBody:
-        return await self.behind.read(first)
+    async def read(self, wanted: RangeRequest) -> MemoryBody:
+        return await self.behind.read(wanted)
 
 
 async def test_a_refusal_is_shared_by_equal_origins_only(place: Place) -> None:
