@@ -30,7 +30,7 @@ class Row:
 
     `hopeless` says why the agent cannot help; empty where every client's pull ends well. Clients in `spared`
     do not meet it: they never ask for that. `turn` is the client that plays it in CI; `takes_long` leaves it
-    to the slow ring.
+    to the slow ring. A `private` image is pulled by a user who may.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Row:
     registry: Literal["docker.io", "quay.io"] = "docker.io"
     layers: tuple[int, ...] = LAYERS
     takes_long: bool = False
+    private: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -90,6 +91,23 @@ GZIPPED = Fault(on="bytes", gzip=True, times=None)
 
 def rows() -> list[Row]:
     return [*answers(), *bodies(), *framings()]
+
+
+def private_rows() -> list[Row]:
+    """What happens to images that need a login: another way through the agent (not in the table)."""
+    get = "^GET"
+    faults: dict[str, tuple[Client, Faults]] = {
+        "503 once, manifest GET": ("podman", answered("manifest", 503, matching=get)),
+        "429 once, manifest": ("ctr", answered("manifest", 429, headers=LATER)),
+        "503 once, blob": ("dockerd", layer_answered("blob", 503)),
+        "403 once, CDN": ("skopeo", layer_answered("bytes", 403)),
+        "reset at 50 %": ("podman", body(cut="reset")),
+        "gzip on the way": ("skopeo", of_layer(GZIPPED)),
+    }
+    return [
+        Row(name=f"{name}, private", turn=turn, faults=fault, private=True)
+        for name, (turn, fault) in faults.items()
+    ]
 
 
 def answers() -> list[Row]:

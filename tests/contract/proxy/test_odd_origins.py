@@ -347,6 +347,59 @@ async def test_an_old_or_a_talkative_origin_is_understood(world: World, oddity: 
     assert await world.read(path, Authorization=USER) == READS[path]
 
 
+PLACES = (
+    "nothing",
+    "one byte",
+    "half a head",
+    "the head",
+    "a byte",
+    "a part of a size",
+    "a third",
+    "all but one",
+)
+
+
+def place(after: str, head: int, raw: int) -> int:
+    """How many bytes that is, of a head and of head and body."""
+    return {
+        "nothing": 0,
+        "one byte": 1,
+        "half a head": head - 2,
+        "the head": head,
+        "a byte": head + 1,
+        "a part of a size": head + 3,
+        "a third": raw // 3,
+        "all but one": raw - 1,
+    }[after]
+
+
+@pytest.mark.parametrize("end", ["fin", "reset"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+@pytest.mark.parametrize("after", PLACES)
+async def test_an_origin_may_die_at_any_byte(world: World, after: str, chunked: bool, end: str) -> None:
+    """C12, I2: in the head, between head and body, in a chunk's size, before the last chunk."""
+
+    async def dies(asked: Asked, good: bytes, writer: asyncio.StreamWriter) -> bool:
+        head, _, body = good.partition(b"\r\n\r\n")
+        if chunked:
+            lines = [line for line in head.split(b"\r\n") if not line.startswith(b"Content-Length")]
+            head = b"\r\n".join([*lines, b"Transfer-Encoding: chunked"])
+            half = len(body) // 2
+            body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:half], body[half:]))
+            body += b"0\r\n\r\n"
+        raw = head + b"\r\n\r\n" + body
+        writer.write(raw[: place(after, len(head) + 4, len(raw))])
+        await writer.drain()
+        if end == "reset":
+            writer.transport.abort()
+        return False
+
+    for_gets(world.origin, BLOB, dies)
+
+    assert await world.read(BLOB, Authorization=USER) == LAYER
+    assert await world.has(LAYER)
+
+
 @pytest.mark.parametrize("repository", ["public", "private"])
 @pytest.mark.parametrize("path", [BY_TAG, BY_DIGEST], ids=["tag", "digest"])
 @pytest.mark.parametrize("fault", [cut_after(50), reset_after(50)], ids=["cut", "reset"])
