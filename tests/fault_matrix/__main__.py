@@ -53,6 +53,7 @@ def main(everything: bool, only: str, markdown_path: Path | None) -> None:
 
 
 def _play(cells: Sequence[tuple[Row, str]], console: Console) -> dict[Key, tuple[Seen, Seen]]:
+    """Each cell directly, then each through the agent; a cell that a client does not meet stays as it is."""
     ways: list[dict[Key, Seen]] = []
     with Lab() as lab:
         for through in (False, True):

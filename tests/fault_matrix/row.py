@@ -28,17 +28,20 @@ Faults = Callable[[str, int], Sequence[Fault]]
 class Row:
     """One thing that goes wrong.
 
-    `hopeless` says why the agent cannot help; empty where every client's pull ends well. `turn` is the client
-    that plays it in CI; `takes_long` leaves it to the slow ring.
+    `hopeless` says why the agent cannot help; empty where every client's pull ends well. Clients in `spared`
+    do not meet it: they never ask for that. `turn` is the client that plays it in CI; `takes_long` leaves it
+    to the slow ring. A `private` image is pulled by a user who may.
     """
 
     name: str
     turn: Client
     faults: Faults = field(repr=False)
     hopeless: str = ""
+    spared: frozenset[Client] = frozenset()
     registry: Literal["docker.io", "quay.io"] = "docker.io"
     layers: tuple[int, ...] = LAYERS
     takes_long: bool = False
+    private: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -74,6 +77,8 @@ def body(*, cut_at: float = 0.5, **effects: object) -> Faults:
     return of_layer(Fault(on="bytes", **effects), cut_at=cut_at)  # type: ignore[arg-type]  # fields of Fault
 
 
+NO_PING: frozenset[Client] = frozenset({"ctr", "cri"})
+"""They begin with the manifest, which the agent answers without a login, so they never want a token."""
 LATER = {"Retry-After": "1"}
 CHALLENGE = {
     "WWW-Authenticate": 'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",'
@@ -86,6 +91,23 @@ GZIPPED = Fault(on="bytes", gzip=True, times=None)
 
 def rows() -> list[Row]:
     return [*answers(), *bodies(), *framings()]
+
+
+def private_rows() -> list[Row]:
+    """What happens to images that need a login: another way through the agent (not in the table)."""
+    get = "^GET"
+    faults: dict[str, tuple[Client, Faults]] = {
+        "503 once, manifest GET": ("podman", answered("manifest", 503, matching=get)),
+        "429 once, manifest": ("ctr", answered("manifest", 429, headers=LATER)),
+        "503 once, blob": ("dockerd", layer_answered("blob", 503)),
+        "403 once, CDN": ("skopeo", layer_answered("bytes", 403)),
+        "reset at 50 %": ("podman", body(cut="reset")),
+        "gzip on the way": ("skopeo", of_layer(GZIPPED)),
+    }
+    return [
+        Row(name=f"{name}, private", turn=turn, faults=fault, private=True)
+        for name, (turn, fault) in faults.items()
+    ]
 
 
 def answers() -> list[Row]:
@@ -131,20 +153,28 @@ def answers() -> list[Row]:
             faults=layer_answered("blob", 404, times=None),
             hopeless=REGISTRYS_WORD,
         ),
-        Row(name="503 once, token", turn="skopeo", faults=answered("token", 503), hopeless=NOT_OURS),
+        Row(
+            name="503 once, token",
+            turn="skopeo",
+            faults=answered("token", 503),
+            hopeless=NOT_OURS,
+            spared=NO_PING,
+        ),
         Row(
             name="429 once, token",
             turn="podman",
             faults=answered("token", 429, headers=LATER),
             hopeless=NOT_OURS,
+            spared=NO_PING,
         ),
         Row(
             name="503 once, token at the registry's own name",
             turn="podman",
             faults=answered("token", 503),
             registry="quay.io",
+            spared=NO_PING,
         ),
-        Row(name="503 once, ping", turn="dockerd", faults=answered("ping", 503)),
+        Row(name="503 once, ping", turn="dockerd", faults=answered("ping", 503), spared=NO_PING),
         Row(
             name="hung up without an answer, CDN",
             turn="podman",

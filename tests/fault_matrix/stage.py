@@ -9,6 +9,7 @@ import itertools
 from dataclasses import dataclass
 
 from lab import Image, Lab, Pull, Recipe, Registry
+from lab.registry import User
 
 from .row import Row
 
@@ -47,7 +48,7 @@ class Stage:
         for fault in row.faults(image.largest_layer, image.sizes[image.largest_layer]):
             registry.fault(fault)
         registry.forget()
-        pull = self._node.pull(client, reference, timeout_s=110)
+        pull = self._node.pull(client, reference, login=self._login(row), timeout_s=250)
         registry.heal()
         return Seen(
             pull=pull,
@@ -59,16 +60,19 @@ class Stage:
     def pulls_when_healed(self, row: Row, client: str) -> bool:
         """Whether the same pull ends well once nothing is wrong any more."""
         reference, image = self._image
-        return self._node.pull(client, reference).brought(image)
+        return self._node.pull(client, reference, login=self._login(row)).brought(image)
 
     def _publish(self, row: Row, client: str) -> tuple[str, Image]:
         number = next(self._numbers)
         way = "through" if self._through else "direct"
         recipe = Recipe(name=f"fault-{way}-{number}-{client}", layers=row.layers, with_busybox=False)
-        repository = f"library/{recipe.name}" if row.registry == "docker.io" else f"team/{recipe.name}"
-        image = self._registry(row).publish(recipe, repository)
-        self._image = (f"{row.registry}/{repository}:1", image)
+        repository, tag = "alice/private" if row.private else f"library/{recipe.name}", f"n{number}"
+        image = self._registry(row).publish(recipe, repository, tag)
+        self._image = (f"{row.registry}/{repository}:{tag}", image)
         return self._image
+
+    def _login(self, row: Row) -> User | None:
+        return self._lab.registry.users["alice"] if row.private else None
 
     def _registry(self, row: Row) -> Registry:
         return self._lab.registry if row.registry == "docker.io" else self._lab.quay

@@ -11,12 +11,12 @@ never served stale.
 
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from multidict import CIMultiDict
 
-from tidegate_proxy.headers import descriptive
+from tidegate_proxy.headers import content_length, descriptive
 from tidegate_proxy.oci.accept import Accept
 from tidegate_proxy.oci.descriptor import MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor
 from tidegate_proxy.oci.digest import Digest, InvalidDigest
@@ -170,7 +170,10 @@ class Manifests:
                 raise _Failing  # what is left is for what is not cached at all
             self._announce(tag, digest)
         if incoming.method == "HEAD":
-            return _head_answer(response)
+            if not is_coded(response.headers) and content_length(response.headers) is not None:
+                return _head_answer(response)
+            # Who codes on the way tells no length, without which dockerd ends its pull.
+            return replace(await self._downloaded(incoming, request, requester), body=b"")
         return await self._downloaded(incoming, request, requester)
 
     async def _asked(

@@ -123,6 +123,9 @@ class Exchange:
 
         self._reading = session(idle_timeout_s, keep_alive=True)
         self._writing = session(write_timeout_s, keep_alive=False)
+        # aiohttp repeats a PUT or DELETE that got no answer, once, also on a connection that is new; it has
+        # no public switch for that. What has perhaps been done is not ours to do again.
+        self._writing._retry_connection = False
         self._proxy = None if through is None else URL(through.origin)
         login = through.login if through is not None else None
         self._proxy_headers = None if login is None else {"Proxy-Authorization": basic(login)}

@@ -143,6 +143,8 @@ class RawOrigin:
         fields = {"Content-Type": media_type, "Docker-Content-Digest": digest_of(content)}
         if asked.method == "HEAD":
             return http(200, b"", length=len(content), **fields)
+        if asked.first >= len(content):
+            return http(416, b"", **{"Content-Range": f"bytes */{len(content)}"})
         if asked.first:
             fields["Content-Range"] = f"bytes {asked.first}-{len(content) - 1}/{len(content)}"
             return http(206, content[asked.first :], **fields)

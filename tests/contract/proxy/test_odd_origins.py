@@ -193,6 +193,36 @@ def gzipped(content: bytes, cut_at: int | None = None) -> Spoiled:
     return spoiled
 
 
+def for_user(origin: RawOrigin, path: str, fault: Spoiled) -> None:
+    """Spoil the first request in the client's own name; answer well those by which the agent looks around."""
+
+    async def spoiled(asked: Asked, good: bytes, writer: asyncio.StreamWriter) -> bool:
+        if asked.headers.get("authorization") == USER:
+            return await fault(asked, good, writer)
+        origin.spoil(path, spoiled)
+        writer.write(good)
+        return True
+
+    origin.spoil(path, spoiled)
+
+
+def for_gets(origin: RawOrigin, path: str, *faults: Spoiled) -> None:
+    """Spoil the first GETs with a good answer, one each; answer all else well."""
+    left = list(faults)
+
+    async def spoiled(asked: Asked, good: bytes, writer: asyncio.StreamWriter) -> bool:
+        meets = asked.method == "GET" and good.startswith((b"HTTP/1.1 200", b"HTTP/1.1 206"))
+        fault = left.pop(0) if meets else None
+        if left:
+            origin.spoil(path, spoiled)
+        if fault is not None:
+            return await fault(asked, good, writer)
+        writer.write(good)
+        return True
+
+    origin.spoil(path, spoiled)
+
+
 def silent() -> Spoiled:
     async def spoiled(asked: Asked, good: bytes, writer: asyncio.StreamWriter) -> bool:
         await asyncio.sleep(60)
@@ -248,9 +278,12 @@ async def test_a_read_that_fails_once_is_asked_again(
 ) -> None:
     """C12, issue item 5: every kind of read, from a cold cache or passed through with the client's token."""
     asked_for = path.replace("public", repository)
-    world.origin.spoil(asked_for, FLEETING[fault])
+    for_user(world.origin, asked_for, FLEETING[fault])
+    answer = await world.ask(asked_for, Authorization=USER)
 
-    assert await world.read(asked_for, Authorization=USER) == READS[path]
+    assert (answer.status, await body_of(answer)) == (200, READS[path])
+    if repository == "public" and ("/blobs/" in path or "/manifests/" in path):
+        assert answer.cache is Cache.MISS, "it went past the cache"
 
 
 @pytest.mark.parametrize("path", [BY_TAG, BY_DIGEST, BLOB], ids=["tag", "digest", "blob"])
@@ -258,7 +291,7 @@ async def test_a_read_that_fails_once_is_asked_again(
 async def test_a_head_that_fails_once_is_asked_again(world: World, repository: str, path: str) -> None:
     """C9, C12: the same without a body."""
     asked_for = path.replace("public", repository)
-    world.origin.spoil(asked_for, status(503))
+    for_user(world.origin, asked_for, status(503))
     answer = await world.ask(asked_for, "HEAD", Authorization=USER)
 
     assert (answer.status, answer.headers["Content-Length"]) == (200, str(len(READS[path])))
@@ -271,7 +304,9 @@ async def test_a_write_is_never_repeated(world: World, method: str, fault: str) 
     path = "/v2/lib/public/blobs/uploads/1"
     world.origin.spoil(path, FLEETING[fault], times=9)
     try:
-        answer = await world.ask(path, method, body=b"layer", Content_Length="5", Authorization=USER)
+        length = {} if method == "DELETE" else {"Content_Length": "5"}
+        body = None if method == "DELETE" else b"layer"
+        answer = await world.ask(path, method, body=body, Authorization=USER, **length)
     except UpstreamUnreachable:
         assert fault == "empty reply"
     else:
@@ -300,6 +335,8 @@ async def test_an_origin_that_hangs_is_given_up(world: World) -> None:
         async with asyncio.timeout(20):
             await world.ask(BY_TAG, Authorization=USER)
 
+    assert len(world.origin.requests(BY_TAG)) <= 12
+
 
 @pytest.mark.parametrize("oddity", [old, interim], ids=["HTTP/1.0", "1xx"])
 @pytest.mark.parametrize("path", READS, ids=named)
@@ -308,6 +345,59 @@ async def test_an_old_or_a_talkative_origin_is_understood(world: World, oddity: 
     world.origin.spoil(path, oddity, times=4)
 
     assert await world.read(path, Authorization=USER) == READS[path]
+
+
+PLACES = (
+    "nothing",
+    "one byte",
+    "half a head",
+    "the head",
+    "a byte",
+    "a part of a size",
+    "a third",
+    "all but one",
+)
+
+
+def place(after: str, head: int, raw: int) -> int:
+    """How many bytes that is, of a head and of head and body."""
+    return {
+        "nothing": 0,
+        "one byte": 1,
+        "half a head": head - 2,
+        "the head": head,
+        "a byte": head + 1,
+        "a part of a size": head + 3,
+        "a third": raw // 3,
+        "all but one": raw - 1,
+    }[after]
+
+
+@pytest.mark.parametrize("end", ["fin", "reset"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+@pytest.mark.parametrize("after", PLACES)
+async def test_an_origin_may_die_at_any_byte(world: World, after: str, chunked: bool, end: str) -> None:
+    """C12, I2: in the head, between head and body, in a chunk's size, before the last chunk."""
+
+    async def dies(asked: Asked, good: bytes, writer: asyncio.StreamWriter) -> bool:
+        head, _, body = good.partition(b"\r\n\r\n")
+        if chunked:
+            lines = [line for line in head.split(b"\r\n") if not line.startswith(b"Content-Length")]
+            head = b"\r\n".join([*lines, b"Transfer-Encoding: chunked"])
+            half = len(body) // 2
+            body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:half], body[half:]))
+            body += b"0\r\n\r\n"
+        raw = head + b"\r\n\r\n" + body
+        writer.write(raw[: place(after, len(head) + 4, len(raw))])
+        await writer.drain()
+        if end == "reset":
+            writer.transport.abort()
+        return False
+
+    for_gets(world.origin, BLOB, dies)
+
+    assert await world.read(BLOB, Authorization=USER) == LAYER
+    assert await world.has(LAYER)
 
 
 @pytest.mark.parametrize("repository", ["public", "private"])
@@ -319,14 +409,7 @@ async def test_a_manifest_that_is_cut_is_asked_for_again(
     """C12: no client asks again for a manifest; nothing of it leaves before it is whole."""
     asked_for = path.replace("public", repository)
 
-    async def only_bodies(asked: Asked, good: bytes, writer: asyncio.StreamWriter) -> bool:
-        if asked.method == "GET" and b" 200 " in good[:20]:
-            return await fault(asked, good, writer)
-        world.origin.spoil(asked_for, only_bodies)
-        writer.write(good)
-        return True
-
-    world.origin.spoil(asked_for, only_bodies)
+    for_gets(world.origin, asked_for, fault)
 
     assert await world.read(asked_for, Authorization=USER) == MANIFEST
     assert len(world.origin.requests(asked_for, "GET")) == 2
@@ -334,7 +417,7 @@ async def test_a_manifest_that_is_cut_is_asked_for_again(
 
 async def test_what_arrived_before_a_cut_is_not_asked_for_again(world: World) -> None:
     """C12: the origin goes on at the byte it stopped at, though nobody had read so far yet."""
-    world.origin.spoil(BLOB, status(200), reset_after(100_000))  # the first is the look at the repository
+    for_gets(world.origin, BLOB, reset_after(100_000))
 
     assert await world.read(BLOB, Authorization=USER) == LAYER
     assert [asked.first for asked in world.origin.requests(BLOB, "GET")] == [0, 100_000]
@@ -366,8 +449,12 @@ async def test_a_size_that_did_not_come_true_is_forgotten(world: World) -> None:
     wrong = MANIFEST.replace(f'"size": {len(LAYER)}'.encode(), f'"size": {len(LAYER) - 1}'.encode())
     assert wrong != MANIFEST
     fields = {"Content-Type": MANIFEST_TYPE}
-    world.origin.spoil("manifests/wrong", written(http(200, b"", length=len(wrong), **fields), goes_on=True))
-    world.origin.spoil("manifests/wrong", written(http(200, wrong, **fields), goes_on=True))
+
+    async def told(asked: Asked, good: bytes, writer: asyncio.StreamWriter) -> bool:
+        writer.write(http(200, wrong if asked.method == "GET" else b"", length=len(wrong), **fields))
+        return True
+
+    world.origin.spoil("manifests/wrong", told, times=9)
     assert await world.read("/v2/lib/public/manifests/wrong", Authorization=USER) == wrong
     with pytest.raises((DigestMismatch, OriginBroken)):
         await world.read(BLOB, Authorization=USER)
@@ -408,18 +495,29 @@ async def test_a_part_of_a_gzipped_layer_is_no_part_of_the_layer(world: World) -
 @pytest.mark.parametrize("path", [BY_TAG, BY_DIGEST], ids=["tag", "digest"])
 async def test_a_manifest_that_was_gzipped_on_the_way_is_decoded_and_kept(world: World, path: str) -> None:
     """C4, issue 6: web servers compress JSON before anything else."""
-    world.origin.spoil(path, status(200), gzipped(MANIFEST))
+    for_gets(world.origin, path, gzipped(MANIFEST))
     answer = await world.ask(path, Authorization=USER, Accept_Encoding="gzip")
 
     assert (answer.cache, await body_of(answer)) == (Cache.MISS, MANIFEST)
     assert await world.has(MANIFEST)
 
 
+async def test_a_head_of_a_manifest_has_a_length_though_the_origin_tells_none(world: World) -> None:
+    """C4, issue 6: who compresses on the way tells none, and dockerd ends a pull for it."""
+    told = written(http(200, b"", length=-1, **{"Content-Encoding": "gzip"}), goes_on=True)
+    world.origin.spoil(BY_TAG, told, told)
+    answer = await world.ask(BY_TAG, "HEAD", Authorization=USER)
+
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["Content-Length"] == str(len(MANIFEST))
+    assert answer.headers["Docker-Content-Digest"] == digest_of(MANIFEST)
+
+
 @pytest.mark.parametrize("content", [LAYER, LAYER[:-1] + b"!"], ids=["right", "wrong"])
 async def test_what_passes_through_gzipped_is_verified_too(world: World, content: bytes) -> None:
     """I2: by digest nothing wrong is ever whole, private and coded or not."""
     path = BLOB.replace("public", "private")
-    world.origin.spoil(path, status(401), gzipped(content))
+    for_gets(world.origin, path, *[gzipped(content)] * 9)
     answer = await world.ask(path, Authorization=USER, Accept_Encoding="gzip")
 
     if content == LAYER:
@@ -434,7 +532,7 @@ async def test_what_passes_through_gzipped_is_verified_too(world: World, content
 async def test_a_redirect_that_leads_to_a_refusal_is_asked_for_anew(world: World, code: int) -> None:
     """C8, C12: a signature that has expired, a replica that lags behind: not the registry's word."""
     world.origin.redirects = True
-    world.origin.spoil("/elsewhere/", status(code))
+    for_gets(world.origin, "/elsewhere/", status(code))
 
     assert await world.read(BLOB, Authorization=USER) == LAYER
     assert await world.has(LAYER)
@@ -444,19 +542,18 @@ async def test_a_redirect_that_leads_to_a_refusal_is_asked_for_anew(world: World
 async def test_a_body_that_breaks_behind_a_redirect_is_gone_on_with_by_a_fresh_one(world: World) -> None:
     """C8, C12: whose signature has expired by then does not matter."""
     world.origin.redirects = True
-    world.origin.spoil("/elsewhere/", reset_after(100_000), status(403))
+    for_gets(world.origin, "/elsewhere/", reset_after(100_000), status(403))
 
     assert await world.read(BLOB, Authorization=USER) == LAYER
-    assert [asked.first for asked in world.origin.requests("/elsewhere/")] == [0, 100_000, 100_000]
+    assert [asked.first for asked in world.origin.requests("/elsewhere/", "GET")] == [0, 100_000, 100_000]
 
 
 @pytest.mark.parametrize("repository", ["public", "private"])
 async def test_a_token_that_is_refused_once_is_shown_again(world: World, repository: str) -> None:
     """Issue 6, item 5: 401 once, with a challenge: containers/image ends the pull for it."""
     path = BLOB.replace("public", repository)
-    world.origin.spoil(path, status(401, **{"WWW-Authenticate": 'Bearer realm="http://127.0.0.1:1/token"'}))
-    if repository == "public":
-        assert await world.read(BY_TAG, Authorization=USER) == MANIFEST  # the repository is known
+    refusal = status(401, **{"WWW-Authenticate": 'Bearer realm="http://127.0.0.1:1/token"'})
+    for_user(world.origin, path, refusal)
 
     assert await world.read(path, Authorization=USER) == LAYER
 
