@@ -119,7 +119,7 @@ def test_a_redirect_that_expired_in_the_middle_is_asked_for_anew(
     first, *others = layer.reads
     assert [request.status for request in others] == [403, 503, 206]
     assert all(request.query != first.query for request in others)
-    assert healed(agent)["refused"] == 1
+    assert sum(healed(agent).values()) == 1
 
 
 def test_an_origin_that_answers_a_range_with_the_whole_is_skipped_to_the_place(
@@ -199,8 +199,8 @@ def test_a_corrupted_prefix_is_thrown_away_after_sigkill(
     stored = node.path(f"/var/lib/tidegate/blobs/sha256/{layer.encoded[:2]}/{layer.encoded}")
     assert stored.read_bytes() == layer.content
     firsts = [int(each.header("Range")[0].removeprefix("bytes=").partition("-")[0]) for each in layer.reads]
-    assert 7 * MIB <= min(firsts) <= 8 * MIB
-    assert layer.sent_bytes < layer.size - 6 * MIB
+    assert 6 * MIB <= min(firsts) <= 8 * MIB
+    assert layer.sent_bytes < layer.size - 5 * MIB
 
 
 def test_what_was_left_is_served_to_a_client_that_resumes(
