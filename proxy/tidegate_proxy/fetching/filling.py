@@ -202,14 +202,12 @@ class Filling:
             self._settle(Unstored(Checkpoint(0, self.digest.hasher())))
             return "unstored", str(error)
         self.file = unfinished.file
-        self._landing = Landing(self.digest, unfinished)
+        unrecorded = self.size_bytes if opening.leftover is None else None
+        self._landing = Landing(self.digest, unfinished, size_bytes=unrecorded)
         if opening.leftover is not None:
             await self._take_up(self._landing, opening.leftover)
         async with asyncio.TaskGroup() as group:
             self._group = group
-            if opening.leftover is None and self.size_bytes is not None:
-                # Nobody waits for it: what was noted before it is there is merely not noted.
-                group.create_task(self._store.run(unfinished.begin_record, self.size_bytes))
             try:
                 trouble = await self._fetch(opening, self._landing, group)
             finally:
@@ -302,6 +300,8 @@ class Filling:
 
     def _hurry(self) -> None:
         """Fetch all there is, now."""
+        if self._whole:
+            return
         self._whole = True
         if self._deferred is not None:
             self._deferred.reschedule(asyncio.get_running_loop().time())

@@ -6,6 +6,7 @@ call them, one at a time in order, any number out of order.
 """
 
 import hashlib
+import threading
 
 from tidegate_proxy.oci.digest import Digest, Hasher
 from tidegate_proxy.storage.extents import Span
@@ -21,8 +22,11 @@ Chunks = list[bytes | memoryview]
 class Landing:
     """One partial blob while it grows; `hasher` is that of its first `hashed` bytes."""
 
-    def __init__(self, digest: Digest, partial: PartialBlob) -> None:
+    def __init__(self, digest: Digest, partial: PartialBlob, *, size_bytes: int | None) -> None:
+        """With the first bytes a record for `size_bytes` is begun; None where there is one, or no size."""
         self.partial = partial
+        self._unrecorded = size_bytes
+        self._beginning = threading.Lock()
         self.hashed = 0
         self.hasher: Hasher = digest.hasher()
         self._noted = 0
@@ -44,6 +48,8 @@ class Landing:
             if share.size_bytes != len(piece):
                 part = memoryview(piece)[share.first - first : share.end - first]
             self.partial.write(share.first, part)
+            if self._unrecorded is not None:
+                self._begin_record()
             if in_order and share.first == self.hashed:
                 # Only now: after a failed write the hash still is that of the bytes that are there.
                 self._hash(part)
@@ -63,6 +69,12 @@ class Landing:
         if self.hashed > self._noted:
             self.partial.note_prefix(self.hashed, self.hasher.hexdigest())
             self._noted = self.hashed
+
+    def _begin_record(self) -> None:
+        with self._beginning:
+            if self._unrecorded is not None:
+                self.partial.begin_record(self._unrecorded)
+                self._unrecorded = None
 
     def _hash(self, part: bytes | memoryview) -> None:
         self.hasher.update(part)

@@ -118,6 +118,22 @@ async def test_who_wants_the_whole_does_not_wait_for_quiet(lazy: Place) -> None:
     assert lazy.has(DIGEST)
 
 
+async def test_a_herd_that_comes_in_the_middle_of_lazy_reads_is_served(lazy: Place) -> None:
+    """C11: one after the other in successive turns of the loop; only the first has to hurry the fetch."""
+    origin = MemoryOrigin(content=BLOB)
+    await read(lazy, origin, Suffix(100))
+    await asyncio.sleep(0.05)  # until the rest is put off
+
+    async def client(turns: int) -> bytes:
+        transfer = await lazy.fetches.join(DIGEST, origin)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return await Reader(transfer).to_end()
+
+    assert set(await asyncio.gather(*(client(turns) for turns in range(20)))) == {BLOB}
+    assert origin.sent_bytes == SIZE
+
+
 async def test_short_stretches_are_read_through_when_the_whole_is_wanted(lazy: Place) -> None:
     """C10: a hundred tiny extents must not become a hundred requests."""
     origin = MemoryOrigin(content=BLOB)
@@ -234,6 +250,7 @@ async def test_a_refused_range_is_a_refusal(place: Place) -> None:
     with pytest.raises(OriginRefused):
         await read(place, MemoryOrigin(content=BLOB, refusals=[OriginRefused(404)]), Suffix(100))
 
+    await place.idle()
     assert place.nothing_remains_of(DIGEST)
 
 

@@ -43,7 +43,10 @@ async def fetched_again(state_dir: Path, origin: MemoryOrigin) -> Place:
     place = Place(state_dir)
     assert await Reader(await place.fetches.join(DIGEST, origin)).to_end() == BLOB
     await place.idle()
-    assert place.has(DIGEST)
+    stored = place.store.blob(DIGEST)
+    assert stored is not None
+    with stored:
+        assert await stored.content() == BLOB
     assert not list((state_dir / "partial").iterdir())
     return place
 
@@ -207,16 +210,16 @@ async def test_ranges_that_were_fetched_are_taken_up_too(tmp_path: Path) -> None
     """C10, C13: a lazy snapshotter's extents survive, each verified by itself."""
     place = Place(tmp_path, quiet_s=60)
     origin = MemoryOrigin(content=BLOB)
-    for first in (4_000_000, 2_000_000):
+    for first in (4_000_000, 2_000_000, 3_000_000):
         transfer = await place.fetches.join(DIGEST, origin, Closed(first, first + 99_999))
         await Reader(transfer, Extent(first, first + 99_999), hold_tail=False).to_end()
     await place.close()
-    flip(tmp_path / "partial" / DIGEST.encoded, 4_000_123)
+    flip(tmp_path / "partial" / DIGEST.encoded, 2_000_123)
 
     again = MemoryOrigin(content=BLOB)
     resumed = await fetched_again(tmp_path, again)
-    assert again.sent_bytes >= len(BLOB) - 100_000, "what was right is not fetched again"
-    assert again.sent_bytes <= len(BLOB) + 2 * again.chunk_bytes
+    # Short stretches are read through; that the right one was taken up shows in what is counted.
+    assert [end.healed for end in resumed.ends] == [{"restart": 1}]
     await resumed.close()
 
 
@@ -235,10 +238,12 @@ async def test_a_resume_by_the_client_begins_where_the_disk_ends(tmp_path: Path)
 
 async def test_two_processes_never_write_one_file(tmp_path: Path) -> None:
     """C13, I2: during an upgrade the old process may still be filling what the new one is asked for."""
-    old, new = Place(tmp_path), Place(tmp_path)
+    old = Place(tmp_path)
     slow = MemoryOrigin(content=BLOB, pause_at=2_000_000)
     reading = await old.fetches.join(DIGEST, slow)
     await until(lambda: slow.sent_bytes >= 2_000_000)
+    await until(lambda: claimed(tmp_path) > 0)
+    new = Place(tmp_path)
     origin = MemoryOrigin(content=BLOB)
 
     assert await Reader(await new.fetches.join(DIGEST, origin)).to_end() == BLOB
