@@ -78,7 +78,7 @@ class PrivateOrigin:
         if request.path == "/token":
             return web.json_response({"token": "nobody", "expires_in": 300})
         found = _PATH.fullmatch(request.path)
-        user = authorization.removeprefix("Bearer ").partition("-")[0]
+        user = authorization.rpartition(" ")[2].partition("-")[0]
         if found is None:
             return web.Response(text="{}") if user else self._challenge("ping")
         repository, reference = found["repository"], found["reference"]
