@@ -100,7 +100,6 @@ WAYS: dict[str, tuple[str, ...]] = {
     "closed range": ("--range", "10-19"),
     "suffix range": ("--range", "-10"),
     "range from": ("--range", "10-"),
-    "conditional": ("--header", 'If-None-Match: "x"'),
 }
 
 
@@ -143,19 +142,16 @@ def test_bob_cannot_tell_what_alice_pulled_from_what_nobody_has(
     }[reader]
     shown = bearer(node, user, repository)
 
-    for kind, digest in (
-        ("blobs", layer),
-        ("manifests", image.contents.manifest),
-        ("blobs", image.contents.manifest),
-    ):
-        for options in WAYS.values():
-            path = f"/v2/{repository}/{kind}/"
-            unknown = told(node, registry, path + UNKNOWN, UNKNOWN, *shown, *options)
-            known = told(node, registry, path + digest, digest, *shown, *options)
+    asked = [("blobs", layer, way) for way in WAYS.values()]
+    asked += [("manifests", image.contents.manifest, way) for way in WAYS.values()]
+    for kind, digest, options in (*asked, ("blobs", image.contents.manifest, ())):
+        path = f"/v2/{repository}/{kind}/"
+        unknown = told(node, registry, path + UNKNOWN, UNKNOWN, *shown, *options)
+        known = told(node, registry, path + digest, digest, *shown, *options)
 
-            assert known == unknown
-            assert known[0].status in (401, 404)
-            assert known[1]
+        assert known == unknown
+        assert known[0].status in (401, 404)
+        assert known[1]
     bare = [ask(node, f"{ORIGIN}/v2/{repository}/blobs/{digest}") for digest in (layer, UNKNOWN)]
     assert [answer.status for answer in bare] == [401, 401]
 

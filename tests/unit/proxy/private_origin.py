@@ -7,6 +7,7 @@ for.
 """
 
 import asyncio
+import base64
 import hashlib
 import json
 import re
@@ -18,6 +19,8 @@ from aiohttp import web
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
+ROBOT = "Basic " + base64.b64encode(b"robot:pw").decode()
+"""A login that may be configured; its token is `Bearer robot-1`."""
 _PATH = re.compile(r"/v2/(?P<repository>.+)/(?P<kind>manifests|blobs)/(?P<reference>[^/]+)")
 
 
@@ -76,9 +79,10 @@ class PrivateOrigin:
             Asked(request.method, request.path, authorization, request.headers.get("Range", ""))
         )
         if request.path == "/token":
-            return web.json_response({"token": "nobody", "expires_in": 300})
+            token = "robot-1" if authorization == ROBOT else "nobody"
+            return web.json_response({"token": token, "expires_in": 300})
         found = _PATH.fullmatch(request.path)
-        user = authorization.removeprefix("Bearer ").partition("-")[0]
+        user = authorization.rpartition(" ")[2].partition("-")[0]
         if found is None:
             return web.Response(text="{}") if user else self._challenge("ping")
         repository, reference = found["repository"], found["reference"]
