@@ -93,6 +93,7 @@ class Retrying:
         with_token = headers.get("Authorization", "").lower().startswith("bearer ")
         loop = asyncio.get_running_loop()
         began = loop.time()
+        was_dark = self._upstream.dark(site)  # then somebody looks already, and one try for this client is enough
         attempt = 0
         while True:
             left_s = None if patience_s is None else max(began + patience_s - loop.time(), 0.0)
@@ -119,7 +120,7 @@ class Retrying:
                 status,
                 attempt,
                 with_token=with_token,
-                has_alternative=patience_s is not None,
+                has_alternative=patience_s is not None or (was_dark and response is None),
                 retry_after_s=None
                 if response is None
                 else retry_after_s(response.headers, now=datetime.now(UTC)),
