@@ -93,7 +93,7 @@ class Retrying:
         with_token = headers.get("Authorization", "").lower().startswith("bearer ")
         loop = asyncio.get_running_loop()
         began = loop.time()
-        was_dark = self._upstream.dark(site)  # then somebody looks already, and one try for this client is enough
+        was_dark = self._upstream.dark(site)  # then somebody looks already: one try is enough here
         attempt = 0
         while True:
             left_s = None if patience_s is None else max(began + patience_s - loop.time(), 0.0)
