@@ -110,7 +110,17 @@ def test_a_fault_that_would_end_the_pull_is_mended(
     assert pull.contents == image.contents, pull.stderr
 
 
-@pytest.mark.parametrize("off_by", [-100_000, -7, 7])
+def test_a_length_that_is_always_too_long_does_not_matter(steered: Node, registry: Registry) -> None:
+    """C3: Content-Length is the registry's claim; the manifest, which is verified, says how long it is."""
+    image = registry.publish(SINGLE_LAYER, "library/long")
+    registry.fault(Fault(on="bytes", content_length_off_by=7, times=None))
+    pull = steered.pull("skopeo", "docker.io/library/long:1")
+
+    assert pull.contents == image.contents, pull.stderr
+    assert image.largest_layer in stored(steered)
+
+
+@pytest.mark.parametrize("off_by", [-100_000, -7])
 def test_a_wrong_length_never_makes_another_blob_whole(
     steered: Node, registry: Registry, off_by: int
 ) -> None:

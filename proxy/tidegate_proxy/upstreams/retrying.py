@@ -5,12 +5,15 @@ manifest (docs/operations/upstream-faults.md). So a read is repeated before anyt
 away, each time with all upstreams in their order. Attempts and time are bounded (decision 0036); who has an
 alternative waits for one repetition at most, and repeats nothing at a rate limit. Writes are never repeated.
 
-A rate limit that names a short Retry-After is waited for, because containerd asks six times in 5 ms.
+A rate limit that names a short Retry-After is waited for, because containerd asks six times in 5 ms. What
+was asked for in vain a moment ago is not repeated: its failure lasts, and whoever asks again, a client or the
+next part of the agent, has waited for it already.
 
 This module does not mend bodies that have begun (`fetching.healing` does).
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 
@@ -29,6 +32,9 @@ LONGEST_WAIT_S = 5.0
 _FAILING_PAUSES_S = (0.1, 0.4, 1.5)
 _LIMITED_PAUSES_S = (0.5,)
 _REFUSED_PAUSES_S = (0.1,)
+IN_VAIN_S = 10.0
+"""How long it is known that repeating did not help."""
+_MAX_IN_VAIN = 1024
 _REPEATED = frozenset({"GET", "HEAD"})
 
 
@@ -71,6 +77,7 @@ class Retrying:
     def __init__(self, upstream: Upstream) -> None:
         self.kind = upstream.kind
         self._upstream = upstream
+        self._in_vain: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def dark(self, site: Site) -> bool:
         return self._upstream.dark(site)
@@ -89,12 +96,14 @@ class Retrying:
         proven: bool = False,
         private: bool = False,
     ) -> UpstreamResponse:
+        key = (site.authority, target)
         repeats = body is None and method in _REPEATED
         with_token = headers.get("Authorization", "").lower().startswith("bearer ")
         loop = asyncio.get_running_loop()
         began = loop.time()
         was_dark = self._upstream.dark(site)  # then somebody looks already: one try is enough here
         attempt = 0
+        lasts = began < self._in_vain.get(key, 0.0)
         while True:
             left_s = None if patience_s is None else max(began + patience_s - loop.time(), 0.0)
             response, failure = None, None
@@ -126,7 +135,9 @@ class Retrying:
                 else retry_after_s(response.headers, now=datetime.now(UTC)),
             )
             until = began + (latest_s if patience_s is None else patience_s)
-            if not repeats or pause is None or loop.time() + pause >= until:
+            if not repeats or pause is None or lasts or loop.time() + pause >= until:
+                if attempt > 0 and patience_s is None and (status is None or status in FAILING):
+                    self._was_in_vain(key, loop.time())
                 if response is None:
                     assert failure is not None  # there is one or the other
                     raise failure
@@ -135,3 +146,8 @@ class Retrying:
                 await response.close()
             await asyncio.sleep(pause)
             attempt += 1
+
+    def _was_in_vain(self, key: tuple[str, str], now: float) -> None:
+        self._in_vain[key] = now + IN_VAIN_S
+        if len(self._in_vain) > _MAX_IN_VAIN:
+            self._in_vain.popitem(last=False)

@@ -315,7 +315,7 @@ async def test_a_write_is_never_repeated(world: World, method: str, fault: str) 
     assert len(world.origin.requests(path, method)) == 1
 
 
-@pytest.mark.parametrize(("code", "path", "most"), [(429, BY_TAG, 8), (503, BLOB, 16)], ids=["429", "503"])
+@pytest.mark.parametrize(("code", "path", "most"), [(429, BY_TAG, 5), (503, BLOB, 11)], ids=["429", "503"])
 async def test_what_is_always_answered_reaches_the_client_soon(
     world: World, code: int, path: str, most: int
 ) -> None:
@@ -326,6 +326,18 @@ async def test_what_is_always_answered_reaches_the_client_soon(
 
     assert answer.status == code
     assert len(world.origin.requests(path)) <= most
+
+
+async def test_what_failed_for_long_is_not_waited_for_by_everyone_who_asks(world: World) -> None:
+    """I8: a client that asks again and again is answered at once, and the registry asked once for each."""
+    path = TAG_LIST.replace("public", "private")
+    world.origin.spoil(path, status(503), times=100)
+    assert (await world.ask(path, Authorization=USER)).status == 503
+    before = len(world.origin.requests(path))
+
+    for _ in range(3):
+        assert (await world.ask(path, Authorization=USER)).status == 503
+    assert len(world.origin.requests(path)) == before + 3
 
 
 async def test_an_origin_that_hangs_is_given_up(world: World) -> None:
