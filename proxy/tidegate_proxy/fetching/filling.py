@@ -20,7 +20,7 @@ from functools import partial
 from typing import Self
 
 from tidegate_proxy.fetching.healing import HealedBody, Patience
-from tidegate_proxy.fetching.landing import Landing
+from tidegate_proxy.fetching.landing import Chunks, Landing
 from tidegate_proxy.fetching.lanes import Lane, Lanes
 from tidegate_proxy.fetching.opening import Opening
 from tidegate_proxy.fetching.origin import Origin, OriginBroken, OriginRefused, OriginUnreachable
@@ -276,21 +276,24 @@ class Filling:
         try:
             if not lane.body.is_open:
                 await lane.body.open_patiently()
+            if lane.body.ignored_range and not in_order:
+                return None  # all of it comes in order
+            first = await lane.body.read()  # which goes to the file at once: somebody waits for it
         except OriginBroken as error:
             return error
-        if lane.body.ignored_range and not in_order:
-            return None  # all of it comes in order
         spool = Spool()
         async with asyncio.TaskGroup() as group:
             receiving = group.create_task(_receive(lane.body, spool))
-            disk_error = await self._write(landing, lane, spool, in_order=in_order)
+            disk_error = await self._write(landing, lane, spool, [first] if first else [], in_order=in_order)
             if disk_error is not None:
                 receiving.cancel()
         return disk_error or receiving.result()
 
-    async def _write(self, landing: Landing, lane: Lane, spool: Spool, *, in_order: bool) -> OSError | None:
-        """Move the spool into the file until it ends; return what the disk objected."""
-        while chunks := await spool.take():
+    async def _write(
+        self, landing: Landing, lane: Lane, spool: Spool, chunks: Chunks, *, in_order: bool
+    ) -> OSError | None:
+        """Move the chunks and then the spool into the file until it ends; return what the disk objected."""
+        while chunks or (chunks := await spool.take()):
             first = lane.written
             end = first + sum(map(len, chunks))
             shares = self._lanes.share(lane, first, end)
@@ -304,11 +307,12 @@ class Filling:
                     await self._undisturbed(partial(landing.hash_on, ready))
             except OSError as error:
                 return error
+            chunks = []
         return None
 
     async def _undisturbed(self, function: Callable[[], None]) -> None:
         """Call it in a thread, and when cancelled wait for its end: no write may come after its lane's."""
-        call = asyncio.ensure_future(self._store.run(function))
+        call = self._store.begin(function)
         try:
             await asyncio.shield(call)
         except asyncio.CancelledError:
