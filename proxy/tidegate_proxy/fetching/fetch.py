@@ -9,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tidegate_proxy.fetching.election import Election, OneProcess
-from tidegate_proxy.fetching.filling import Filling, Pace
+from tidegate_proxy.fetching.filling import Filling
 from tidegate_proxy.fetching.healing import Patience
 from tidegate_proxy.fetching.origin import Origin, OriginRefused, OriginUnreachable
 from tidegate_proxy.fetching.outcome import FetchEnded
 from tidegate_proxy.fetching.transfer import Transfer
+from tidegate_proxy.fetching.turns import Pace
 from tidegate_proxy.oci.byte_range import RangeRequest
 from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.storage.store import Store

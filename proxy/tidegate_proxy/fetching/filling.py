@@ -14,14 +14,13 @@ only a wrong digest throws away what is on the disk. This module does not know w
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Self
 
 from tidegate_proxy.fetching.healing import HealedBody, Patience
-from tidegate_proxy.fetching.landing import Landing
+from tidegate_proxy.fetching.landing import Chunks, Landing
 from tidegate_proxy.fetching.lanes import Lane, Lanes
 from tidegate_proxy.fetching.opening import Opening
 from tidegate_proxy.fetching.origin import Origin, OriginBroken, OriginRefused, OriginUnreachable
@@ -37,25 +36,13 @@ from tidegate_proxy.fetching.outcome import (
 )
 from tidegate_proxy.fetching.spool import Spool
 from tidegate_proxy.fetching.taking_up import Leftover
+from tidegate_proxy.fetching.turns import Pace, Turns
 from tidegate_proxy.oci.byte_range import Closed, From, RangeRequest
 from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.storage.extents import Extents
 from tidegate_proxy.storage.partial import PartialBlob, SyncFailed
 from tidegate_proxy.storage.reading import OpenFile
 from tidegate_proxy.storage.store import Store, StoredBlob
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """What all fetches share: requests for ranges at once, blobs filled in the background at once.
-
-    A background fill begins when nobody has read a range for `quiet_s`; it asks for `window_bytes` at a time.
-    """
-
-    ranges: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(32))
-    background: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
-    quiet_s: float = 2.0
-    window_bytes: int = 4 << 20
 
 
 class Filling:
@@ -86,12 +73,9 @@ class Filling:
         self._pace = pace or Pace()
         self._lanes = Lanes(self.present)
         self._landing: Landing | None = None
-        self._whole = False
-        self._deferred: asyncio.Timeout | None = None
+        self._turns = Turns(self._pace)
         self._ranged = True
         self._ranges_fail = False
-        self._readers = 0
-        self._last_read = asyncio.get_running_loop().time()
         self._group: asyncio.TaskGroup | None = None
         self._ranges: set[asyncio.Task[None]] = set()
         self._received_bytes = 0
@@ -117,26 +101,15 @@ class Filling:
         self._waiting.append(waiter)
         await waiter
 
-    @contextmanager
-    def read(self, *, whole: bool) -> Iterator[None]:
-        """Somebody reads: the whole or its rest, which is fetched now, or a range, which defers the rest."""
-        if whole:
-            self._hurry()
-            yield
-            return
-        self._readers += 1
-        try:
-            yield
-        finally:
-            self._readers -= 1
-            self._last_read = asyncio.get_running_loop().time()
-            self._wake()
+    def reading(self, *, whole: bool) -> AbstractContextManager[None]:
+        """For as long as somebody reads: the whole or its rest, or a range."""
+        return self._turns.reading(whole=whole)
 
     def want(self, first: int, end: int | None) -> bool:
         """Have the byte at `first` and those behind it brought; False when it will come in order at best."""
         if not self._ranged or end is None or self._group is None:
             return True  # they come from front to back
-        if self._whole and first == self.present.run_end(0):
+        if self._turns.whole and first == self.present.run_end(0):
             return True  # the front, which comes next in any case
         needed = self._lanes.needed(first, end)
         if needed is None:
@@ -249,13 +222,13 @@ class Filling:
         self._wake()  # who read meanwhile may say now what they want
         body, opening.body = opening.body, None
         if isinstance(self._wanted, From) or not self._ranged:
-            self._hurry()
+            self._turns.hurry()
         if body is not None and not opening.in_order:
             self._fetch_range(body, group)
         elif body is not None and (trouble := await self._bring_in_order(landing, body)):
             return trouble
         while (size_bytes := self.size_bytes) is not None and self.present.run_end(0) < size_bytes:
-            async with self._turn() as in_background:
+            async with self._turns.turn() as in_background:
                 gap = self._lanes.next_gap(size_bytes, read_through=not in_background)
                 if gap is None:  # the rest is on its way
                     await self.changed()
@@ -264,47 +237,6 @@ class Filling:
                 if trouble := await self._bring_in_order(landing, self._body(gap.first, end)):
                     return trouble
         return None
-
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[bool]:
-        """When the next bytes in order may be asked for; whether only for the sake of the store."""
-        in_background = not self._whole and await self._background_turn()
-        try:
-            yield in_background
-        finally:
-            if in_background:
-                self._pace.background.release()
-
-    async def _background_turn(self) -> bool:
-        """Wait until no range was read for a while, and for a turn; False when somebody wants the whole."""
-        try:
-            async with asyncio.timeout(None) as self._deferred:
-                await self._quiet()
-                await self._pace.background.acquire()
-        except TimeoutError:
-            return False
-        finally:
-            self._deferred = None
-        return True
-
-    async def _quiet(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            left_s = self._last_read + self._pace.quiet_s - loop.time()
-            if self._readers:
-                await self.changed()
-            elif left_s > 0:
-                await asyncio.sleep(left_s)
-            else:
-                return
-
-    def _hurry(self) -> None:
-        """Fetch all there is, now."""
-        if self._whole:
-            return
-        self._whole = True
-        if self._deferred is not None:
-            self._deferred.reschedule(asyncio.get_running_loop().time())
 
     def _body(self, first: int, end: int) -> HealedBody:
         wanted = From(first) if end == self.size_bytes else Closed(first, end - 1)
@@ -335,7 +267,7 @@ class Filling:
             await self._retire(lane)
         if lane.body.ignored_range:
             self._ranged = False
-            self._hurry()
+            self._turns.hurry()
         self._ranges_fail = self._ranges_fail or trouble is not None
         self._wake()
 
@@ -344,21 +276,24 @@ class Filling:
         try:
             if not lane.body.is_open:
                 await lane.body.open_patiently()
+            if lane.body.ignored_range and not in_order:
+                return None  # all of it comes in order
+            first = await lane.body.read()  # which goes to the file at once: somebody waits for it
         except OriginBroken as error:
             return error
-        if lane.body.ignored_range and not in_order:
-            return None  # all of it comes in order
         spool = Spool()
         async with asyncio.TaskGroup() as group:
             receiving = group.create_task(_receive(lane.body, spool))
-            disk_error = await self._write(landing, lane, spool, in_order=in_order)
+            disk_error = await self._write(landing, lane, spool, [first] if first else [], in_order=in_order)
             if disk_error is not None:
                 receiving.cancel()
         return disk_error or receiving.result()
 
-    async def _write(self, landing: Landing, lane: Lane, spool: Spool, *, in_order: bool) -> OSError | None:
-        """Move the spool into the file until it ends; return what the disk objected."""
-        while chunks := await spool.take():
+    async def _write(
+        self, landing: Landing, lane: Lane, spool: Spool, chunks: Chunks, *, in_order: bool
+    ) -> OSError | None:
+        """Move the chunks and then the spool into the file until it ends; return what the disk objected."""
+        while chunks or (chunks := await spool.take()):
             first = lane.written
             end = first + sum(map(len, chunks))
             shares = self._lanes.share(lane, first, end)
@@ -372,11 +307,12 @@ class Filling:
                     await self._undisturbed(partial(landing.hash_on, ready))
             except OSError as error:
                 return error
+            chunks = []
         return None
 
     async def _undisturbed(self, function: Callable[[], None]) -> None:
         """Call it in a thread, and when cancelled wait for its end: no write may come after its lane's."""
-        call = asyncio.ensure_future(self._store.run(function))
+        call = self._store.begin(function)
         try:
             await asyncio.shield(call)
         except asyncio.CancelledError:

@@ -44,7 +44,7 @@ class Transfer:
         position = extent.first if extent else 0
         end = self._end(extent)
         hold = hold_tail or extent is None or (position == 0 and end == self.size_bytes)
-        with self._filling.read(whole=hold):
+        with self._filling.reading(whole=hold):
             async for piece in self._from_file(position, end, hold=hold):
                 position += len(piece)
                 yield piece

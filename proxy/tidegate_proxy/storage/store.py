@@ -236,7 +236,11 @@ class Store:
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Call what may block in one of the store's threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
+        return await self.begin(function, *args)
+
+    def begin(self, function: Callable[..., T], *args: object) -> asyncio.Future[T]:
+        """As `run`, under way at once."""
+        return asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
 
     def close(self) -> None:
         """End the threads once they are idle; blobs that are open stay readable from the page cache."""

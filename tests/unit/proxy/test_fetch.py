@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tidegate_proxy.fetching.fetch import Fetches
 from tidegate_proxy.fetching.healing import Patience
 from tidegate_proxy.fetching.origin import OriginBroken, OriginRefused, OriginUnreachable
 from tidegate_proxy.fetching.spool import SPOOL_BYTES
@@ -482,3 +483,38 @@ async def test_a_bug_in_an_origin_leaves_no_reader_waiting(place: Place, where: 
 def _written(place: Place, content: bytes) -> int:
     path = place.state_dir / "partial" / Digest.of(content).encoded
     return path.stat().st_size if path.exists() else -1
+
+
+class Elsewhere:
+    """An election that another process wins, but for one digest."""
+
+    def __init__(self, won: Digest) -> None:
+        self.won = won
+        self.held: list[Digest] = []
+
+    def stand(self, digest: Digest) -> bool:
+        if digest != self.won:
+            return False
+        self.held.append(digest)
+        return True
+
+    def step_down(self, digest: Digest) -> None:
+        self.held.remove(digest)
+
+
+async def test_who_is_not_elected_serves_without_storing(tmp_path: Path) -> None:
+    """C11: between processes one fetches a blob; the readers of the others are served all the same."""
+    place = Place(tmp_path)
+    election = Elsewhere(won=Digest.of(MEDIUM))
+    fetches = Fetches(place.store, election=election)
+    theirs = await fetches.join(Digest.of(BIG), MemoryOrigin(content=BIG))
+    ours = await fetches.join(Digest.of(MEDIUM), MemoryOrigin(content=MEDIUM))
+
+    assert await Reader(theirs).to_end() == BIG
+    assert await Reader(ours).to_end() == MEDIUM
+    await until(lambda: fetches.running() == 0)
+    assert not place.has(Digest.of(BIG))
+    assert place.has(Digest.of(MEDIUM))
+    assert election.held == []
+    await fetches.close()
+    await place.close()
