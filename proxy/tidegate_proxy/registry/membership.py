@@ -30,10 +30,6 @@ class Membership:
         self._members = index.members
         self._expanded: Remembered[tuple[str, str, str], int] = Remembered(_EXPANDED)
 
-    def remembered(self, site: Site, repository: Repository, digest: Digest) -> bool:
-        """As `holds`, from memory alone: False may also mean that the index would have to be read."""
-        return self._members.remembered(site.namespace, repository.name, digest)
-
     async def holds(self, site: Site, repository: Repository, digest: Digest) -> bool:
         """Whether the repository is known to hold it. Nobody is asked."""
         return await self._members.holds(site.namespace, repository.name, digest)

@@ -151,8 +151,7 @@ class Index:
 
     def remembered_public(self, registry: str, repository: str, login: str = "") -> datetime | None:
         """As `public_checked_at`, from memory alone: None also when the file would have to be asked."""
-        known = self._public.get((registry, repository, login))
-        return None if known is MISSING else known
+        return self._public.peek((registry, repository, login))
 
     async def any_public(self, registry: str, login: str = "") -> bool:
         """Whether any repository of the registry is known to be public."""

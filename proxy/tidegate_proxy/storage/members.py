@@ -58,7 +58,7 @@ class Members:
 
     def remembered(self, registry: str, repository: str, digest: Digest) -> bool:
         """As `holds`, from memory alone: False also when the file would have to be asked."""
-        return self._held.get((registry, repository, digest.encoded)) is True
+        return self._held.peek((registry, repository, digest.encoded)) is True
 
     async def holds(self, registry: str, repository: str, digest: Digest) -> bool:
         """Whether the repository is known to hold that content."""
