@@ -40,6 +40,13 @@ class Site:
     scheme: Scheme = "https"
     ca: bytes = field(default=b"", repr=False)
     tls: ssl.SSLContext | None = field(default=None, compare=False)
+    namespace: str = field(init=False, compare=False, repr=False)
+    """What a mirror is told by `?ns=` (containerd, docs/hosts.md): Docker Hub's hosts have one name."""
+
+    def __post_init__(self) -> None:
+        # Once, because the hot path asks for it at each request.
+        namespace = DOCKER_HUB if self.registry == DOCKER_HUB else self.authority
+        object.__setattr__(self, "namespace", namespace)
 
     @property
     def authority(self) -> str:
@@ -51,11 +58,6 @@ class Site:
     def origin(self) -> str:
         """`scheme://host[:port]` (RFC 6454)."""
         return f"{self.scheme}://{self.authority}"
-
-    @property
-    def namespace(self) -> str:
-        """What a mirror is told by `?ns=` (containerd, docs/hosts.md): Docker Hub's hosts have one name."""
-        return DOCKER_HUB if self.registry == DOCKER_HUB else self.authority
 
     def is_named_by(self, host: str) -> bool:
         """Whether a Host field names this site: its name in any case, its port or none."""

@@ -17,7 +17,7 @@ from tidegate_proxy.oci.reference import Repository
 from tidegate_proxy.registry.answer import Answer
 from tidegate_proxy.site import Site
 from tidegate_proxy.storage.index import Index
-from tidegate_proxy.storage.remembered import MISSING, Remembered
+from tidegate_proxy.storage.remembered import Remembered
 from tidegate_proxy.upstreams.upstream import UpstreamResponse
 
 _EXPANDED = 16_384
@@ -28,11 +28,7 @@ class Membership:
 
     def __init__(self, index: Index) -> None:
         self._members = index.members
-        self._expanded: Remembered[tuple[str, str, str], bool] = Remembered(_EXPANDED)
-
-    def remembered(self, site: Site, repository: Repository, digest: Digest) -> bool:
-        """As `holds`, from memory alone: False may also mean that the index would have to be read."""
-        return self._members.remembered(site.namespace, repository.name, digest)
+        self._expanded: Remembered[tuple[str, str, str], int] = Remembered(_EXPANDED)
 
     async def holds(self, site: Site, repository: Repository, digest: Digest) -> bool:
         """Whether the repository is known to hold it. Nobody is asked."""
@@ -44,7 +40,7 @@ class Membership:
 
     async def forget(self, site: Site, repository: Repository, digest: Digest) -> None:
         """It was deleted there."""
-        await self._members.forget(digest, (site.namespace, repository.name))
+        await self._members.forget([digest], (site.namespace, repository.name))
 
     async def served(self, site: Site, repository: Repository, answer: Answer) -> None:
         """A manifest was served under the repository: if that holds it, it holds what it is made of."""
@@ -54,10 +50,11 @@ class Membership:
         if digest is None:
             return
         key = (site.namespace, repository.name, digest.encoded)
-        if self._expanded.get(key) is not MISSING or not await self.holds(site, repository, digest):
+        forgotten = self._members.forgotten
+        if self._expanded.get(key) == forgotten or not await self.holds(site, repository, digest):
             return
         await self.learn(site, repository, *held_parts(answer.body, answer.headers.get("Content-Type", "")))
-        self._expanded.put(key, True)
+        self._expanded.put(key, forgotten)
 
 
 def shown_by(response: UpstreamResponse, asked: Digest | None) -> Digest | None:

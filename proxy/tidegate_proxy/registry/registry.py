@@ -96,6 +96,7 @@ class RegistryService:
         self._readable = readable
         self._private = private
         self._membership = membership
+        self._members = index.members
         self._proofs = proofs
         self._manifests = manifests
         self._blobs = blobs
@@ -136,7 +137,7 @@ class RegistryService:
             return None
         if not self._readable.known(site, request.repository):
             return None
-        if not self._membership.remembered(site, request.repository, request.digest):
+        if not self._members.remembered(site.namespace, request.repository.name, request.digest):
             return None
         return self._manifests.at_hand(request.digest)
 

@@ -63,7 +63,7 @@ class Index:
         self._tags: Remembered[tuple[str, str, str], tuple[TagVariant, ...]] = Remembered(remembered)
         self._public: Remembered[tuple[str, str, str], datetime | None] = Remembered(remembered)
         self._any_public: Remembered[tuple[str, str], bool] = Remembered(remembered)
-        self.members = Members(file, self._in_thread, remembered=remembered)
+        self.members = Members(file, self._in_thread, self._select, remembered=remembered)
         """Which repository holds what."""
         self.catalogue = Catalogue(file, self._thread)
 
@@ -151,8 +151,7 @@ class Index:
 
     def remembered_public(self, registry: str, repository: str, login: str = "") -> datetime | None:
         """As `public_checked_at`, from memory alone: None also when the file would have to be asked."""
-        known = self._public.get((registry, repository, login))
-        return None if known is MISSING else known
+        return self._public.peek((registry, repository, login))
 
     async def any_public(self, registry: str, login: str = "") -> bool:
         """Whether any repository of the registry is known to be public."""
@@ -187,8 +186,10 @@ class Index:
 
     async def forget_missing(self, digests: Sequence[Digest], holds: Callable[[Digest], bool]) -> None:
         """Forget what is known of contents that `holds` denies; see the catalogue."""
-        for digest in await self.catalogue.forget_missing(digests, holds):
+        missing = await self.catalogue.forget_missing(digests, holds)
+        for digest in missing:
             self._descriptors.forget(digest)
+        await self.members.forget(missing)
 
     def touch(self, digest: Digest, when: datetime) -> None:
         """The content was used."""

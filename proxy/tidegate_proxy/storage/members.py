@@ -6,7 +6,7 @@ index runs the SQL. This module does not know who may read, and learns nothing b
 """
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from tidegate_proxy.oci.digest import Digest
@@ -20,6 +20,7 @@ Place = tuple[str, str]
 LIMIT_ROWS = 500_000
 _SLICES = 256  # of the digests, by their first two digits
 _THINNED_TO = 0.95
+_COUNTED_EVERY = 4096  # rows written: counting a million takes a third of a second
 
 
 class InThread(Protocol):
@@ -28,23 +29,36 @@ class InThread(Protocol):
     async def __call__(self, function: Callable[..., V], *arguments: object) -> V: ...
 
 
+Select = Callable[[str, Row], Awaitable[Sequence[Row]]]
+"""Rows of the index, as every write that was begun before left them."""
+
+
 class Members:
     """The rows, and those of them used last in memory. Used on the event loop."""
 
     def __init__(
-        self, file: IndexFile, in_thread: InThread, *, remembered: int, limit_rows: int = LIMIT_ROWS
+        self,
+        file: IndexFile,
+        in_thread: InThread,
+        select: Select,
+        *,
+        remembered: int,
+        limit_rows: int = LIMIT_ROWS,
     ) -> None:
+        self._select = select
         self._file = file
         self._in_thread = in_thread
         self._limit_rows = limit_rows
-        self._rows: int | None = None
+        self._uncounted = 0
+        self.forgotten = 0
+        """How many rows were given up because the content was."""
         # By place and digest, not by digest: or an answer about what somebody used elsewhere a moment ago
         # would come faster than one about what nobody has (I6).
         self._held: Remembered[tuple[str, str, str], bool] = Remembered(remembered)
 
     def remembered(self, registry: str, repository: str, digest: Digest) -> bool:
         """As `holds`, from memory alone: False also when the file would have to be asked."""
-        return self._held.get((registry, repository, digest.encoded)) is True
+        return self._held.peek((registry, repository, digest.encoded)) is True
 
     async def holds(self, registry: str, repository: str, digest: Digest) -> bool:
         """Whether the repository is known to hold that content."""
@@ -54,7 +68,7 @@ class Members:
             return known
         writes_before = self._held.writes
         sql = "SELECT 1 FROM members WHERE digest = ? AND registry = ? AND repository = ?"
-        held = bool(await self._in_thread(self._file.select, sql, (str(digest), registry, repository)))
+        held = bool(await self._select(sql, (str(digest), registry, repository)))
         self._held.learn(key, held, writes_before=writes_before)
         return held
 
@@ -69,42 +83,48 @@ class Members:
         if rows:
             await self._in_thread(self._insert, rows)
 
-    async def forget(self, digest: Digest, place: Place | None = None) -> None:
+    async def forget(self, digests: Sequence[Digest], place: Place | None = None) -> None:
         """The content is gone; with `place`, from there alone."""
-        places = await self._in_thread(self._places, digest) if place is None else [place]
-        for registry, repository in places:
+        if place is None:
+            gone = await self._in_thread(self._places, digests)
+        else:
+            gone = [(digest, place) for digest in digests]
+        self.forgotten += len(gone)
+        for digest, (registry, repository) in gone:
             self._held.put((registry, repository, digest.encoded), False)
-        rows: list[Row] = [(str(digest), registry, repository) for registry, repository in places]
-        sql = "DELETE FROM members WHERE digest = ? AND registry = ? AND repository = ?"
-        await self._in_thread(self._file.write, sql, rows)
+        rows: list[Row] = [(str(digest), registry, repository) for digest, (registry, repository) in gone]
+        if rows:
+            sql = "DELETE FROM members WHERE digest = ? AND registry = ? AND repository = ?"
+            await self._in_thread(self._file.write, sql, rows)
 
-    def _places(self, digest: Digest) -> list[Place]:
+    def _places(self, digests: Sequence[Digest]) -> list[tuple[Digest, Place]]:
         sql = "SELECT registry, repository FROM members WHERE digest = ?"
-        rows = self._file.select(sql, (str(digest),))
-        return [(str(registry), str(repository)) for registry, repository in rows]
+        return [
+            (digest, (str(registry), str(repository)))
+            for digest in digests
+            for registry, repository in self._file.select(sql, (str(digest),))
+        ]
 
     def _insert(self, rows: Sequence[Row]) -> None:
-        if self._rows is None:
-            self._rows = self._counted()
         self._file.write(
             "INSERT OR IGNORE INTO members (digest, registry, repository) VALUES (?, ?, ?)", rows
         )
-        self._rows += len(rows)  # at most: some may have been there
-        if self._rows > self._limit_rows:
-            self._rows = self._thinned(self._counted())
+        self._uncounted += len(rows)
+        if self._uncounted >= min(_COUNTED_EVERY, self._limit_rows):
+            self._uncounted = 0
+            self._thin()
 
-    def _thinned(self, rows: int) -> int:
-        """Take slices out until there is room; how many rows are left."""
+    def _thin(self) -> None:
+        """Take slices out until there is room again, if there are too many rows."""
+        rows = _number(self._file.select("SELECT count(*) FROM members", ()))
+        if rows <= self._limit_rows:
+            return
         for first in random.sample(range(_SLICES), _SLICES):
             if rows <= self._limit_rows * _THINNED_TO:
                 break
             rows -= self._rows_of(first)
             for bounds in _slice(first):
                 self._file.write("DELETE FROM members WHERE digest >= ? AND digest < ?", (bounds,))
-        return rows
-
-    def _counted(self) -> int:
-        return _number(self._file.select("SELECT count(*) FROM members", ()))
 
     def _rows_of(self, first: int) -> int:
         sql = "SELECT count(*) FROM members WHERE digest >= ? AND digest < ?"

