@@ -90,9 +90,11 @@ def test_an_index_cut_short_under_the_running_agent(
 ) -> None:
     """I1: pulls go on, the blobs stay, and it is a sound index again."""
     node.install_trust()
-    agent = node.start_agent().wait_steering()
     image = lab.images[SMALL]
+    first = node.start_agent().wait_steering()
     node.pull("skopeo", SMALL)
+    first.stop()  # then all of it is in the file, none in the log beside it
+    agent = node.start_agent().wait_steering()
     node.run(["truncate", "-s", str(size), f"{STATE}/index.sqlite"]).or_raise()
     for client in ("skopeo", "podman"):
         assert node.pull(client, SMALL).contents == image.contents
@@ -100,6 +102,7 @@ def test_an_index_cut_short_under_the_running_agent(
 
     assert node.pull("podman", SMALL).contents == image.contents
     assert registry.requests_for("bytes") == []
+    assert node.path(f"{STATE}/index.sqlite.damaged").exists(), "it noticed"
     assert mended_index(node) == "ok"
     assert not wrong_in_the_store(node)
     assert agent.status()["steering"]["active"]
