@@ -197,10 +197,11 @@ class Index:
     async def close(self) -> None:
         """Write what is waiting, then close the file."""
         self.catalogue.write_uses()
-        await self._in_thread(self._file.close)
-        self._thread.shutdown(wait=False)
+        # The reader first: only the last connection checks the log in, and one that reads cannot.
         await asyncio.wrap_future(self._reading.submit(self._reader.close))
         self._reading.shutdown(wait=False)
+        await self._in_thread(self._file.close)
+        self._thread.shutdown(wait=False)
 
     async def _known(
         self,

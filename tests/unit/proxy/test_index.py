@@ -380,3 +380,14 @@ async def test_an_index_in_memory_returns_to_a_file_when_it_can(tmp_path: Path) 
     assert index.catalogue.usage.stored_bytes == 7
     assert stat.S_IMODE((state / "index.sqlite").stat().st_mode) == 0o600
     await index.close()
+
+
+async def test_a_closed_index_is_one_file(tmp_path: Path) -> None:
+    """Nothing is left in a log beside it: it can be copied, and the next start replays nothing."""
+    index = Index.open(tmp_path / "index.sqlite", remembered=1)
+    await index.put_descriptor(_descriptor(A))
+    await index.put_descriptor(_descriptor(B))
+    assert await index.descriptor(A) == _descriptor(A)  # by the reader
+    await index.close()
+
+    assert [path.name for path in tmp_path.iterdir()] == ["index.sqlite"]
