@@ -33,7 +33,7 @@ from tidegate_agent.registry_host import HOST_FORM, RegistryHost
 from tidegate_core.errors import UsageError
 from tidegate_core.settings import read_settings
 from tidegate_proxy.endpoint import Endpoint
-from tidegate_proxy.storage.eviction import Limits
+from tidegate_proxy.storage.limits import Limits
 
 DEFAULT_FILE = Path("/etc/tidegate/agent.toml")
 RESERVED_VARIABLES = ("TIDEGATE_CONFIG",)

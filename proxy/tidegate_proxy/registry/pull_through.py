@@ -26,8 +26,8 @@ from tidegate_proxy.registry.public import Readable
 from tidegate_proxy.registry.registry import RegistryService
 from tidegate_proxy.registry.rights import Rights
 from tidegate_proxy.registry.tag_tiers import TagTiers
-from tidegate_proxy.storage.eviction import Limits
 from tidegate_proxy.storage.index import Index
+from tidegate_proxy.storage.limits import Limits
 from tidegate_proxy.storage.store import Durability, Store
 from tidegate_proxy.storage.upkeep import Upkeep
 from tidegate_proxy.storage.usage import Usage

@@ -9,22 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tidegate_proxy.storage.catalogue import Entry
+from tidegate_proxy.storage.limits import Limits
 
 _SLACK = 10
 """A tenth."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How much may be kept. With `yields`, a small file system keeps only a tenth of itself free."""
-
-    max_size_bytes: int
-    min_free_bytes: int
-    yields: bool = False
-
-    def watermark(self, disk_bytes: int) -> int:
-        """How much a file system of that size has to have free."""
-        return min(self.min_free_bytes, disk_bytes // _SLACK) if self.yields else self.min_free_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,9 @@ from contextlib import suppress
 
 from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.storage.catalogue import Entry
-from tidegate_proxy.storage.eviction import Limits, Occupancy, chosen, excess
+from tidegate_proxy.storage.eviction import Occupancy, chosen, excess
 from tidegate_proxy.storage.index import Index
+from tidegate_proxy.storage.limits import Limits
 from tidegate_proxy.storage.occupancy import occupancy
 from tidegate_proxy.storage.store import Store
 from tidegate_proxy.storage.survey import Surveyed, survey

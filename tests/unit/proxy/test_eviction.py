@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.storage.catalogue import Entry
-from tidegate_proxy.storage.eviction import Excess, Limits, Occupancy, chosen, excess
+from tidegate_proxy.storage.eviction import Excess, Occupancy, chosen, excess
+from tidegate_proxy.storage.limits import Limits
 
 LIMITS = Limits(max_size_bytes=1000, min_free_bytes=500)
 

@@ -14,8 +14,8 @@ import pytest
 from tidegate_proxy.oci.descriptor import MANIFEST_TYPES
 from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.storage.catalogue import Entry
-from tidegate_proxy.storage.eviction import Limits
 from tidegate_proxy.storage.index import Index
+from tidegate_proxy.storage.limits import Limits
 from tidegate_proxy.storage.store import Store
 from tidegate_proxy.storage.upkeep import Upkeep
 from unit.proxy.reader import until
