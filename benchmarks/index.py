@@ -55,7 +55,7 @@ def main() -> None:
         node.install_trust()
         empty = [started(node) for _ in range(given.rounds)]
         state = node.path(STATE)
-        with tempfile.TemporaryDirectory(dir=Path.cwd()) as disk:
+        with tempfile.TemporaryDirectory(dir="/var/tmp") as disk:
             index = Path(disk) / "index.sqlite"
             made(state, index, given.blobs)
             shutil.copyfile(index, state / "index.sqlite")

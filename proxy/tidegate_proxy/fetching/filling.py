@@ -169,6 +169,9 @@ class Filling:
         if not store:
             self._settle(Unstored(Checkpoint(0, self.digest.hasher())))
             return "unstored", "too many fetches at once"
+        if self.size_bytes is not None and not self._store.has_room_for(self.size_bytes):
+            self._settle(Unstored(Checkpoint(0, self.digest.hasher())))
+            return "unstored", "larger than the cache, and no space to spare"
         try:
             unfinished = await self._file(opening)
         except OSError as error:

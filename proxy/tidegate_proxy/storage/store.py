@@ -96,6 +96,8 @@ class Store:
         """Told of every blob that got its name, and its size, from any thread."""
         self.largest_bytes: int | None = None
         """What is larger gets no name: its readers have it, and nobody else will."""
+        self.spare_bytes = 0
+        """What its file system had free beyond the watermark, when last looked at."""
         self.no_room: str | None = None
         """Why nothing is stored at present."""
         self.state_dir = state_dir
@@ -185,6 +187,10 @@ class Store:
             raise OSError(errno.EFBIG, f"larger than {self.largest_bytes} bytes, which is all that is kept")
         partial.publish()
         self.stored(partial.digest, size_bytes)
+
+    def has_room_for(self, size_bytes: int) -> bool:
+        """Whether a blob may be written: one that will not be kept must not drive out those that are."""
+        return self.largest_bytes is None or size_bytes <= max(self.largest_bytes, self.spare_bytes)
 
     def holds(self, digest: Digest) -> bool:
         """Whether a file has the name of the blob. Blocks briefly."""

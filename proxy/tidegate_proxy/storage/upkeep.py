@@ -97,9 +97,11 @@ class Upkeep:
             usage.evicted_bytes += sum(removed.values())
             freed_bytes += sum(removed.values())
             due = due.less(sum(victim.size_bytes for victim in victims if victim.digest in removed))
-        if now.free_bytes + freed_bytes >= limits.watermark(now.disk_bytes):
+        self._store.spare_bytes = now.free_bytes + freed_bytes - limits.watermark(now.disk_bytes)
+        if self._store.spare_bytes >= 0:
             self._store.no_room = None
         else:
+            await self._store.run(self._store.trim_leftovers, 0)
             self._store.no_room = "less than cache.min_free is free on its file system"
             self._say_once(f"nothing is stored: {self._store.no_room}, and nothing is left to evict")
 

@@ -18,7 +18,9 @@ from tidegate_proxy.storage.index import Index
 from tidegate_proxy.storage.limits import Limits
 from tidegate_proxy.storage.store import Store
 from tidegate_proxy.storage.upkeep import Upkeep
-from unit.proxy.reader import until
+from unit.proxy.memory_origin import MemoryOrigin
+from unit.proxy.place import Place
+from unit.proxy.reader import Reader, until
 
 LAYERS = [random.Random(seed).randbytes(10_000) for seed in range(20)]
 MANIFEST = json.dumps(
@@ -299,3 +301,18 @@ async def test_it_runs_by_itself(tmp_path: Path) -> None:
     running.cancel()
     await asyncio.wait([running])
     await cache.close()
+
+
+@pytest.mark.parametrize("spare", [0, 1_000_000])
+async def test_what_will_not_be_kept_drives_nothing_out(tmp_path: Path, spare: int) -> None:
+    """C14, C11: larger than the cache, it is shared through the disk where there is space to spare only."""
+    place = Place(tmp_path)
+    place.store.largest_bytes, place.store.spare_bytes = 5_000, spare
+    origin = MemoryOrigin(content=LAYERS[0])
+    readers = [Reader(await place.fetches.join(Digest.of(LAYERS[0]), origin)) for _ in range(2)]
+
+    assert [await reader.to_end() for reader in readers] == [LAYERS[0]] * 2
+    assert (len(origin.reads) == 1) == (spare > 0)
+    await place.idle()
+    assert place.nothing_remains_of(Digest.of(LAYERS[0]))
+    await place.close()
