@@ -5,7 +5,7 @@ implement yet stands in one table, `NOT_YET`, and is refused rather than ignored
 and looks at nothing of the machine but the one file.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from difflib import get_close_matches
@@ -30,6 +30,7 @@ from tidegate_agent.forms import (
     Username,
 )
 from tidegate_agent.registry_host import HOST_FORM, RegistryHost
+from tidegate_agent.upstream_check import check_upstreams
 from tidegate_core.errors import UsageError
 from tidegate_core.settings import read_settings
 from tidegate_proxy.endpoint import Endpoint
@@ -324,49 +325,6 @@ def _check_modes(config: AgentConfig, source: str) -> None:
     if config.steering.forwarded and "sinkhole" in modes.values():
         cause = f"{source}: steering.forwarded does not go with sinkholes: their address is this host's alone"
         raise UsageError(cause, next_step='set mode = "learn", or remove steering.forwarded')
-
-
-def check_upstreams(upstreams: Sequence[UpstreamConfig], source: str) -> None:
-    """UsageError for an upstream whose keys do not fit its kind, or that is there twice."""
-    seen: set[tuple[str, str]] = set()
-    for at, upstream in enumerate(upstreams):
-        key = f"upstream[{at}]"
-        named = (upstream.kind, str(upstream.url or ""))
-        if named in seen:
-            raise UsageError(f"{source}: `{key}` repeats {' '.join(named)}", next_step="remove one of them")
-        seen.add(named)
-        for fault, step in _faults_of(upstream, key):
-            raise UsageError(f"{source}: `{key}` of kind {upstream.kind!r} {fault}", next_step=step)
-    if any(each.kind == "direct" for each in upstreams) and any(
-        each.fallback == "deny" for each in upstreams
-    ):
-        cause = f'{source}: one [[upstream]] is of kind "direct", another says fallback = "deny"'
-        raise UsageError(cause, next_step="remove one of them")
-
-
-def _faults_of(upstream: UpstreamConfig, key: str) -> Iterable[tuple[str, str]]:
-    """What is wrong with one upstream, and what to do about it."""
-    if upstream.kind == "direct":
-        for name in ("url", "ca", "certificate", "key"):
-            if getattr(upstream, name) is not None:
-                yield f"has a {name}", f"remove `{key}.{name}`"
-        if upstream.fallback == "deny":
-            yield 'says fallback = "deny"', f"remove `{key}.fallback`, or the table"
-        return
-    if upstream.url is None:
-        yield "has no url", f"add `{key}.url`"
-        return
-    if upstream.kind == "connect":
-        if upstream.url.scheme != "http" or upstream.url.path:
-            yield f"has the url {upstream.url}", f"write `{key}.url` as http://HOST:PORT"
-        for name in ("certificate", "key"):
-            if getattr(upstream, name) is not None:
-                yield f"has a {name}", "put user and password into its url, if it wants to know who asks"
-    if (upstream.certificate is None) != (upstream.key is None):
-        missing = "certificate" if upstream.certificate is None else "key"
-        yield f"has no {missing}", f"add `{key}.{missing}`"
-    if upstream.url.scheme == "http" and upstream.kind == "central" and (upstream.ca or upstream.certificate):
-        yield "is not spoken to over TLS", f"write `{key}.url` as https://HOST:PORT"
 
 
 def check_credentials(credentials: Iterable[CredentialConfig], registries: set[str], source: str) -> None:

@@ -20,11 +20,11 @@ from tidegate_agent.config import (
     check_credentials,
     check_registries,
     check_tags,
-    check_upstreams,
     merged_registries,
 )
 from tidegate_agent.forms import AbsolutePath, Listen, parse_listen
 from tidegate_agent.registry_host import RegistryHost
+from tidegate_agent.upstream_check import check_upstreams
 from tidegate_core.errors import UsageError
 from tidegate_core.settings import Form, listed, read_settings
 from tidegate_proxy.central.access import NEAR, Network
