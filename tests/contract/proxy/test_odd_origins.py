@@ -286,6 +286,14 @@ async def test_a_read_that_fails_once_is_asked_again(
         assert answer.cache is Cache.MISS, "it went past the cache"
 
 
+async def test_a_registry_that_hangs_up_on_everyone_for_a_moment_is_asked_again(world: World) -> None:
+    """C12: as it does while it restarts."""
+    path = TAG_LIST.replace("public", "private")
+    world.origin.spoil(path, EMPTY, times=5)
+
+    assert await world.read(path, Authorization=USER) == TAGS
+
+
 @pytest.mark.parametrize("path", [BY_TAG, BY_DIGEST, BLOB], ids=["tag", "digest", "blob"])
 @pytest.mark.parametrize("repository", ["public", "private"])
 async def test_a_head_that_fails_once_is_asked_again(world: World, repository: str, path: str) -> None:
