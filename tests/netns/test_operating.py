@@ -17,6 +17,7 @@ from lab.process import Completed
 SMALL_1 = "docker.io/library/small:1"
 SINGLE_1 = "docker.io/library/single:1"
 PRIVATE_1 = "docker.io/alice/private:1"
+ARCHIVE = f"oci-archive:/srv/p.tar:{PRIVATE_1}"
 API = ["curl", "-sS", "--max-time", "10", "-o", "/dev/null", "-w", "%{http_code}"]
 
 
@@ -55,7 +56,7 @@ def refused(answer: Completed, *words: str, code: int = 1) -> bool:
 def test_what_was_warmed_is_served_with_the_registry_dark(
     lab: Lab, node: Node, registry: Registry, client: str
 ) -> None:
-    """C21, O5: `tidegate pull` fetches all that a client wants, once; a second run says that it was cached."""
+    """C21, O5: `tidegate pull` fetches what a client wants, once; a second run says that it was cached."""
     started(node)
     image = lab.images[SMALL_1]
     first = node.tidegate("pull", "small:1").or_raise().stdout
@@ -72,7 +73,7 @@ def test_what_was_warmed_is_served_with_the_registry_dark(
 
 
 def test_all_platforms_are_pulled_when_asked_for(lab: Lab, node: Node) -> None:
-    """C21, C22: this machine's platform alone without a word, all of them with it; one there is not is told."""
+    """C21, C22: this machine's platform alone without a word, all with it; one that is not there is told."""
     started(node)
     node.tidegate("pull", "small:1", "single:1").or_raise()
     assert told(node, "cache", "list", "library/small")["images"][0]["platforms"] == ["linux/amd64"]
@@ -87,7 +88,7 @@ def test_all_platforms_are_pulled_when_asked_for(lab: Lab, node: Node) -> None:
 def test_a_private_image_is_not_warmed_without_a_login_that_is_shared(
     lab: Lab, node: Node, registry: Registry
 ) -> None:
-    """C21, C15: without a login it says what to configure; with one that is shared it is pulled and served."""
+    """C21, C15: without a login it says what to configure; with a shared one it is pulled and served."""
     agent = started(node)
     assert refused(node.tidegate("pull", PRIVATE_1), "private", "[[credential]]", "tidegate reload")
     assert refused(node.tidegate("pull", "small:nope"), "no such image")
@@ -156,10 +157,8 @@ def test_a_repository_and_everything_are_purged(lab: Lab, node: Node) -> None:
     assert told(node, "cache", "stats")["bytes"] == 0
 
 
-def test_explain_says_what_is_missing_and_who_would_be_asked(
-    lab: Lab, node: Node, registry: Registry
-) -> None:
-    """C20: a layer that was purged, a registry that is dark, one that is not configured, an agent that pauses."""
+def test_explain_says_what_is_missing_and_why(lab: Lab, node: Node, registry: Registry) -> None:
+    """C20: a purged layer, a registry that is dark, one that is not configured, a paused agent."""
     started(node)
     image = lab.images[SINGLE_1]
     node.tidegate("pull", SINGLE_1).or_raise()
@@ -185,7 +184,7 @@ def test_explain_says_what_is_missing_and_who_would_be_asked(
 def test_an_exported_image_is_served_by_another_node_in_the_dark(
     lab: Lab, node: Node, registry: Registry
 ) -> None:
-    """C21: export reads the cache alone; other tools read it; import verifies it, and serves it in the dark."""
+    """C21: export reads the cache alone, other tools read it; an import is served in the dark."""
     started(node)
     image = lab.images[SMALL_1]
     node.tidegate("pull", SMALL_1).or_raise()
@@ -193,7 +192,7 @@ def test_an_exported_image_is_served_by_another_node_in_the_dark(
     node.tidegate("export", SMALL_1, "-o", "/srv/small.tar").or_raise()
     node.tidegate("export", SMALL_1, "-o", "/srv/small/").or_raise()
     for source in ("oci-archive:/srv/small.tar", "oci:/srv/small"):
-        node.run(["skopeo", "copy", source, f"dir:/srv/copy-{source[:5]}"]).or_raise()
+        node.run(["skopeo", "copy", source, f"dir:/srv/copy{len(source)}"]).or_raise()
     node2 = lab.add_node("node2")
     started(node2)
     node2.write("/srv/small.tar", node.path("/srv/small.tar").read_bytes())
@@ -218,17 +217,17 @@ def test_what_skopeo_saved_is_imported(lab: Lab, node: Node, registry: Registry)
 
     assert refused(node.tidegate("import", "/srv/unnamed.tar"), "--as")
     node.tidegate("import", "/srv/named.tar").or_raise()
-    node.tidegate("import", "/srv/unnamed.tar", "--as", "small:other").or_raise()
+    node.tidegate("import", "/srv/unnamed.tar", "--as", "single:other").or_raise()
     node.tidegate("import", "/srv/layout", "--as", "single:dir").or_raise()
 
-    assert set(listed(node)) == {SINGLE_1, "docker.io/library/small:other", "docker.io/library/single:dir"}
+    assert set(listed(node)) == {SINGLE_1, "docker.io/library/single:other", "docker.io/library/single:dir"}
     registry.goes_dark()
     registry.forget()
     assert pulled(node.pull("podman", "docker.io/library/single:dir"), image)
 
 
 def test_an_import_does_not_open_a_private_repository(lab: Lab, node: Node, registry: Registry) -> None:
-    """C21, C15, I6: what its registry shows to some alone is not everyone's because somebody had it as a file."""
+    """C21, C15, I6: what its registry shows to some alone is not everyone's because it came as a file."""
     started(node)
     alice = registry.users["alice"]
     login = f"{alice.name}:{alice.password}"
@@ -239,7 +238,7 @@ def test_an_import_does_not_open_a_private_repository(lab: Lab, node: Node, regi
             "--src-creds",
             login,
             f"docker://{PRIVATE_1}",
-            f"oci-archive:/srv/p.tar:{PRIVATE_1}",
+            ARCHIVE,
         ]
     ).or_raise()
     assert refused(node.tidegate("import", "/srv/p.tar"), "not known", "--public")

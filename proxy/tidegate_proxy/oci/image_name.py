@@ -5,6 +5,7 @@ component is a registry when it has a dot or a colon or is `localhost`, otherwis
 where one component means `library/`. On the wire nothing is completed: see `reference`. Pure.
 """
 
+import re
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -13,6 +14,7 @@ from tidegate_proxy.oci.digest import Digest, InvalidDigest
 from tidegate_proxy.oci.reference import InvalidRepository, InvalidTag, Repository, Tag
 
 DOCKER_HUB = "docker.io"
+_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[0-9]{1,5})?")
 LATEST = Tag("latest")
 
 _HUB_HOSTS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
@@ -51,6 +53,8 @@ class ImageName:
         if not slash or not ("." in registry or ":" in registry or registry == "localhost"):
             registry, path = DOCKER_HUB, rest
         registry = registry.lower()
+        if not _HOST.fullmatch(registry):
+            raise InvalidRepository(f"{registry[:200]!r} is no host of a registry")
         name, colon, tag = path.rpartition(":")
         name = name if colon else path
         if registry in _HUB_HOSTS:

@@ -30,7 +30,6 @@ from tidegate_proxy.oci.tar_stream import Entry, Piece, TarReader
 from tidegate_proxy.operating.forms import Imported
 from tidegate_proxy.operating.image_tree import Part, image_tree
 from tidegate_proxy.operating.named import site_of
-from tidegate_proxy.registry.public import BELIEVED_FOR
 from tidegate_proxy.registry.pull_through import PullThroughCache
 from tidegate_proxy.site import Registries, Site
 from tidegate_proxy.storage.index import TagVariant
@@ -254,9 +253,8 @@ class Importing:
                     )
                 )
         await index.members.learn(site.namespace, name.repository.name, present)
-        if public and await index.public_checked_at(site.namespace, name.repository.name) is None:
-            # As old as to be asked again at once where the registry answers: it counts in the dark alone.
-            await index.mark_public(site.namespace, name.repository.name, self._now() - BELIEVED_FOR)
+        if public:
+            await self._cache.readable.believe(site, name.repository)
         variant = TagVariant(media_type=image.media_type, digest=image.digest, checked_at=self._now())
         assert isinstance(name.reference, Tag)  # `images_of` gives tags
         await index.put_tag(site.registry, name.repository.name, name.reference.name, variant)

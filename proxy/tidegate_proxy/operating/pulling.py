@@ -103,7 +103,7 @@ class Pulling:
             credential = self._credentials.of(site)
             if credential is None:
                 cause, step = (
-                    "it is private, and this node has no login for it",
+                    "it is private, which this node has no login for, or there is no such image",
                     (
                         f'add [[credential]] with registry = "{name.registry}" and share = "node", '
                         "then: tidegate reload"

@@ -55,7 +55,11 @@ class Purging:
                     f"nothing of {name} is cached",
                     next_step=f"tidegate cache list {name.registry}/{name.repository}",
                 )
-            return await self._give_up(going)
+            done = await self._give_up(going)
+            if name.reference is None:
+                for digest in await self._cache.store.run(self._rows.held_by, *going.place):
+                    await self._cache.index.members.forget(digest, going.place)
+            return done
 
     async def blob(self, digest: Digest) -> Purged:
         """Exactly this content, whatever references it; raises NothingCached."""
