@@ -3,12 +3,12 @@
 `GET /v1/status` (the JSON of `tidegate status --json`), `/metrics`, `/healthz` (the event loop turns),
 `/readyz` (the agent: registry connections are steered; central: its doors are open). No upstream has a say in
 either. On the unix socket alone, which only root may open, the agent has `POST /v1/pause` and
-`POST /v1/resume`, answered with the `steering` part of the status, and `POST /v1/reload`, answered with what
-changed or, with 422, why nothing did.
+`POST /v1/resume`, answered with the `steering` part of the status, `POST /v1/reload`, answered with what
+changed or, with 422, why nothing did, and what operates the cache (`cache.api`).
 """
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +22,7 @@ from tidegate_agent.pause import LONGEST
 from tidegate_agent.status import ReloadStatus, SteeringStatus
 from tidegate_core.errors import StartRefused, TidegateError
 
-_MAX_BODY_BYTES = 4096
+_MAX_BODY_BYTES = 64 * 1024
 
 
 class PauseOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,8 +53,13 @@ class Admin:
         exposition: Callable[[], bytes],
         readiness: Callable[[], tuple[bool, str]],
         orders: Orders | None = None,
+        local_routes: Sequence[web.RouteDef] = (),
     ) -> None:
-        """`readiness` tells whether the daemon does its work, in words too."""
+        """`readiness` tells whether the daemon does its work, in words too.
+
+        `local_routes` are served on the unix socket alone.
+        """
+        self._local_routes = local_routes
         self._status = status
         self._exposition = exposition
         self._readiness = readiness
@@ -65,7 +70,7 @@ class Admin:
     async def open(self, *, socket_path: Path, host: str, port: int) -> None:
         """Listen on both; raises StartRefused naming the listener that is taken."""
         routes = () if self._orders is None else self._order_routes(self._orders)
-        local = await self._runner(*routes)
+        local = await self._runner(*routes, *self._local_routes)
         remote = await self._runner()
         self._socket_path = socket_path
         socket_path.unlink(missing_ok=True)  # noqa: ASYNC240 (on a tmpfs, before anything is served)

@@ -3,6 +3,8 @@
 import http.client
 import json
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -42,11 +44,27 @@ def _request(
     role: str = "agent",
     timeout_s: float = TIMEOUT_S,
 ) -> str:
-    connection = _UnixConnection(socket_path, timeout_s)
+    connection = UnixConnection(socket_path, timeout_s)
     try:
-        connection.request(method, path, body)
-        answer = connection.getresponse()
-        text = answer.read().decode()
+        with explained(socket_path, role=role, timeout_s=timeout_s):
+            connection.request(method, path, body)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+    finally:
+        connection.close()
+    if answer.status == http.client.UNPROCESSABLE_ENTITY:
+        refusal = json.loads(text)
+        raise UsageError(refusal["cause"], next_step=refusal["next_step"])
+    if answer.status != http.client.OK:
+        raise TidegateError(f"the {role} answered {answer.status} {answer.reason}: {text[:500]}")
+    return text
+
+
+@contextmanager
+def explained(socket_path: Path, *, role: str = "agent", timeout_s: float = TIMEOUT_S) -> Iterator[None]:
+    """What goes wrong with the socket becomes a TidegateError that says what to type."""
+    try:
+        yield
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise TidegateError(
             f"no {role} is running: nothing listens on {socket_path}",
@@ -63,17 +81,11 @@ def _request(
         ) from error
     except (OSError, http.client.HTTPException) as error:
         raise TidegateError(f"the {role} on {socket_path} could not be asked: {error}") from error
-    finally:
-        connection.close()
-    if answer.status == http.client.UNPROCESSABLE_ENTITY:
-        refusal = json.loads(text)
-        raise UsageError(refusal["cause"], next_step=refusal["next_step"])
-    if answer.status != http.client.OK:
-        raise TidegateError(f"the {role} answered {answer.status} {answer.reason}: {text[:500]}")
-    return text
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
     def __init__(self, path: Path, timeout_s: float) -> None:
         super().__init__("localhost", timeout=timeout_s)
         self._path = path

@@ -22,6 +22,8 @@ from tidegate_agent.activity import Activity
 from tidegate_agent.admin import Admin, Orders
 from tidegate_agent.backend import choose, tell_of
 from tidegate_agent.bypass import CAUSES, BypassWatch, Cause, Segment, why_bypassed
+from tidegate_agent.cache.api import cache_routes
+from tidegate_agent.cache.operations import Operations
 from tidegate_agent.clients import Clients, Everybody, ForwardedClients, TrustedSince
 from tidegate_agent.clients.anchor_time import anchor_clock
 from tidegate_agent.config import AgentConfig, tls_ports
@@ -57,6 +59,7 @@ from tidegate_proxy.http.served import Tally
 from tidegate_proxy.interception.authority import PROBE_HOST, Authority
 from tidegate_proxy.interception.interceptor import Arrival, Interceptor
 from tidegate_proxy.interception.leaf import Leaves
+from tidegate_proxy.operating.explaining import Failures
 from tidegate_proxy.registry.pull_through import PullThroughCache
 from tidegate_proxy.site import Registries
 from tidegate_proxy.upstreams.direct import NameResolver
@@ -189,6 +192,7 @@ class Agent:
         )
         credentials = await open_credentials(map(login_of, config.credential))
         tiers = open_tiers(config.tags)
+        failures = Failures()
         cache = await PullThroughCache.open(
             parts,
             state_dir=config.state_dir,
@@ -196,7 +200,7 @@ class Agent:
             stale_max=config.cache.stale_max,
             limits=config.cache.limits,
             upstream=upstreams,
-            fetch_ended=_each(activity.fetched, upstreams.fetched),
+            fetch_ended=_each(activity.fetched, upstreams.fetched, failures.fetched),
             say=structlog.get_logger().warning,
             credentials=credentials,
             tiers=tiers,
@@ -326,11 +330,23 @@ class Agent:
             await agent.gate.resume()
             return report.steering_status()
 
+        operations = Operations.of(
+            config,
+            cache=cache,
+            registries=registries,
+            upstreams=upstreams,
+            tiers=tiers,
+            credentials=credentials,
+            failures=failures,
+            steering=report.steering_status,
+            served=lambda: report.status().cache,
+        )
         admin = Admin(
             status=report.status,
             exposition=metrics.exposition,
             readiness=report.readiness,
             orders=Orders(pause=pause, resume=resume, reload=agent.reload),
+            local_routes=cache_routes(operations),
         )
         parts.push_async_callback(admin.close)
         address = config.admin.listen

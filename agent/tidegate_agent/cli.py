@@ -1,4 +1,4 @@
-"""The command line, `tidegate`: agent, central, status, doctor, pause, resume, reload, trust, config, demo.
+"""The command line, `tidegate`: the daemons, what asks them, trust, config, demo; `cache.commands` has more.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Errors go to standard error as their cause and
 the next thing to type. Every command imports what it needs when it runs: `tidegate status` must not load a
@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from tidegate_agent import __version__
+from tidegate_agent.cache.commands import cache, export, import_, pull
 from tidegate_core.errors import TidegateError, UsageError
 
 CONFIG = click.option(
@@ -278,6 +279,10 @@ def demo(assignments: tuple[str, ...]) -> int:
     from tidegate_agent.demo import play
 
     return play(assignments)
+
+
+for command in (cache, pull, export, import_):
+    tidegate.add_command(command)
 
 
 def _assigned(assignments: tuple[str, ...]) -> Mapping[str, str]:

@@ -113,6 +113,11 @@ class Verdicts:
         except (UpstreamUnreachable, UpstreamBroken):
             return known_at is not None
 
+    async def believe(self, site: Site, repository: Repository, when: datetime) -> None:
+        """Somebody who may says that everyone may read it, as if the registry had shown it then."""
+        self._refused_at.pop((site.namespace, repository.name, ""), None)
+        await self._index.mark_public(site.namespace, repository.name, when)
+
     async def _ask(self, key: tuple[str, str, str], site: Site, repository: Repository, target: str) -> bool:
         try:
             response = await self._head(site, repository, target, follow_redirects=False)
@@ -208,6 +213,8 @@ class Readable:
         patience_s: float,
     ) -> None:
         self._credentials = credentials
+        self._index = index
+        self._now = now
 
         async def ask_as_nobody(
             site: Site, repository: Repository, target: str, *, follow_redirects: bool
@@ -260,6 +267,14 @@ class Readable:
         if credential is not None and await self._shared.holds(site, repository, target, credential.key):
             return Right.SHARED
         return None
+
+    async def believe(self, site: Site, repository: Repository) -> None:
+        """The operator says that everyone may: that stands while the registry is dark, until it refuses.
+
+        When it answers, it is asked before anybody is served.
+        """
+        if await self._index.public_checked_at(site.namespace, repository.name) is None:
+            await self._public.believe(site, repository, self._now() - BELIEVED_FOR)
 
     async def shows(self, site: Site, repository: Repository, target: str, right: Right) -> Shown:
         """Whether the registry shows what `target` names by digest to everyone who reads by that right."""

@@ -52,6 +52,7 @@ class PullThroughCache:
     fetches: Fetches
     manifests: Manifests
     rate_limits: RateLimits
+    readable: Readable
 
     @classmethod
     async def open(
@@ -154,6 +155,7 @@ class PullThroughCache:
             fetches=fetches,
             manifests=manifests,
             rate_limits=rate_limits,
+            readable=readable,
         )
 
     @property

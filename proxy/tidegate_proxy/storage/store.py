@@ -156,6 +156,10 @@ class Store:
         """
         return self._create(digest, digest.encoded)
 
+    def apart(self, digest: Digest) -> PartialBlob:
+        """As `partial`, under a name of its own: beside a fetch of the same, and never resumed."""
+        return self._create(digest, f"{digest.encoded}.{os.getpid()}.{next(self._numbers)}")
+
     def may_have_left(self, digest: Digest) -> bool:
         """Whether an unfinished fetch of the blob has left something, as far as this process knows."""
         return digest.encoded in self._left
@@ -254,7 +258,7 @@ class Store:
 
     def _put(self, digest: Digest, data: bytes) -> None:
         # Under a name of its own: two may put the same digest at once, or a fetch of it may be running.
-        partial = self._create(digest, f"{digest.encoded}.{os.getpid()}.{next(self._numbers)}")
+        partial = self.apart(digest)
         try:
             partial.write(0, data)
             self.publish(partial)

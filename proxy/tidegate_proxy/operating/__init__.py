@@ -1,0 +1,1 @@
+"""What an operator does with the cache: list, purge, explain, warm, export, import."""
