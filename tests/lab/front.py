@@ -36,6 +36,7 @@ from .answer import Answer, hang_up, send
 from .fault import Fault, Redirects, Resource
 from .pki import Identity
 
+MOST_CONTROL_BYTES = 16 << 20  # a command may carry the body of an answer
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade"}
 BLOB = re.compile(r"/v2/.+/blobs/(sha256:[0-9a-f]{64})$")
 BLOB_BYTES = re.compile(r"/registry-v2/docker/registry/v2/blobs/sha256/[0-9a-f]{2}/([0-9a-f]{64})/data$")
@@ -145,7 +146,7 @@ class Front:
                 self.refusing = tasks.create_task(self.refuse_for(seconds, server, tasks))
 
             self.refuse = refuse
-            listening = await asyncio.start_unix_server(self.control, control)
+            listening = await asyncio.start_unix_server(self.control, control, limit=MOST_CONTROL_BYTES)
             tasks.create_task(listening.serve_forever())
             self.listen(server, tasks)
 
@@ -244,7 +245,11 @@ class Front:
             return response
         finally:
             self.log(
-                "response", request=number, status=status, sent_bytes=sent, fault=fault and fault.as_json()
+                "response",
+                request=number,
+                status=status,
+                sent_bytes=sent,
+                fault=fault and {**fault.as_json(), "body": fault.body[:200]},
             )
 
     async def answer(

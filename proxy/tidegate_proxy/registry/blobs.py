@@ -16,6 +16,7 @@ from tidegate_proxy.fetching.fetch import Fetches
 from tidegate_proxy.fetching.origin import OriginRefused
 from tidegate_proxy.headers import descriptive
 from tidegate_proxy.oci.byte_range import From, RangeRequest, Unsatisfiable, parse_range
+from tidegate_proxy.oci.condition import entity_tag, is_known
 from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.oci.request_path import Blob
 from tidegate_proxy.registry.answer import Answer, Cache, Incoming, Kind
@@ -53,6 +54,9 @@ class Blobs:
             return None
         self._index.touch(digest, self._now())
         headers = _describe(digest)
+        if is_known(incoming.headers.getall("If-None-Match", ()), digest):
+            blob.close()
+            return Answer(status=304, headers=headers, cache=Cache.HIT, kind=Kind.BLOB)
         wanted = _range_of(incoming, digest)
         extent = wanted.resolve(blob.size_bytes) if wanted is not None else None
         if isinstance(extent, Unsatisfiable):
@@ -115,7 +119,7 @@ def _describe(digest: Digest) -> CIMultiDict[str]:
         {
             "Content-Type": _MEDIA_TYPE,
             "Docker-Content-Digest": str(digest),
-            "ETag": f'"{digest}"',
+            "ETag": entity_tag(digest),
             "Accept-Ranges": "bytes",
             "Docker-Distribution-Api-Version": "registry/2.0",
         }
@@ -127,7 +131,7 @@ def _range_of(incoming: Incoming, digest: Digest) -> RangeRequest | None:
     if incoming.method != "GET":
         return None
     if_range = incoming.headers.get("If-Range")
-    if if_range is not None and if_range != f'"{digest}"':
+    if if_range is not None and if_range != entity_tag(digest):
         return None
     return parse_range(incoming.headers.get("Range"))
 

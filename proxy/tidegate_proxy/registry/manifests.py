@@ -18,6 +18,7 @@ from multidict import CIMultiDict
 
 from tidegate_proxy.headers import content_length, descriptive
 from tidegate_proxy.oci.accept import Accept
+from tidegate_proxy.oci.condition import entity_tag, is_known
 from tidegate_proxy.oci.descriptor import MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor
 from tidegate_proxy.oci.digest import Digest, InvalidDigest
 from tidegate_proxy.oci.request_path import ManifestByDigest, ManifestByTag
@@ -288,6 +289,10 @@ class Manifests:
             media_type = descriptor.media_type
         self._index.touch(digest, self._now())
         headers = _describe(digest, media_type, blob.size_bytes)
+        if is_known(incoming.headers.getall("If-None-Match", ()), digest):
+            blob.close()
+            del headers["Content-Length"]
+            return Answer(status=304, headers=headers, cache=cache, kind=Kind.MANIFEST)
         with blob:
             body = b"" if incoming.method == "HEAD" else await blob.content()
         answer = Answer(status=200, headers=headers, body=body, cache=cache, kind=Kind.MANIFEST)
@@ -381,7 +386,7 @@ def _describe(digest: Digest, media_type: str, size_bytes: int) -> CIMultiDict[s
             "Content-Type": media_type,
             "Content-Length": str(size_bytes),
             "Docker-Content-Digest": str(digest),
-            "ETag": f'"{digest}"',
+            "ETag": entity_tag(digest),
             "Docker-Distribution-Api-Version": "registry/2.0",
         }
     )
