@@ -22,6 +22,7 @@ from tidegate_proxy.oci.condition import entity_tag, is_known
 from tidegate_proxy.oci.descriptor import MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor
 from tidegate_proxy.oci.digest import Digest, InvalidDigest
 from tidegate_proxy.oci.request_path import ManifestByDigest, ManifestByTag
+from tidegate_proxy.oci.signed_manifest import is_signed
 from tidegate_proxy.registry.answer import Answer, Cache, Incoming, Kind
 from tidegate_proxy.registry.hot_manifests import HotManifests, ReadyAnswer
 from tidegate_proxy.registry.proofs import Proofs
@@ -308,7 +309,7 @@ class Manifests:
         try:
             if response.status in FAILING:
                 raise _Failing
-            if response.status != 200:
+            if response.status != 200 or is_signed(response.headers.get("Content-Type", "")):
                 raise NotServed
             manifest = await _read(response)
         finally:

@@ -18,7 +18,7 @@ from typing import assert_never
 from multidict import CIMultiDict
 
 from tidegate_proxy.fetching.origin import OriginRefused, OriginUnreachable
-from tidegate_proxy.fetching.verified import verified
+from tidegate_proxy.fetching.verified import verified, verified_signed
 from tidegate_proxy.headers import content_length, end_to_end
 from tidegate_proxy.oci.challenge import parse_challenges
 from tidegate_proxy.oci.digest import Digest
@@ -38,6 +38,7 @@ from tidegate_proxy.oci.request_path import (
     Write,
     parse_request,
 )
+from tidegate_proxy.oci.signed_manifest import is_signed
 from tidegate_proxy.registry.answer import Answer, Cache, Incoming, Kind
 from tidegate_proxy.registry.blobs import Blobs
 from tidegate_proxy.registry.hot_manifests import ReadyAnswer
@@ -363,6 +364,8 @@ def _checked(incoming: Incoming, request: Request | None, answer: Answer) -> Ans
     whole = incoming.method == "GET" and answer.status == 200
     if digest is None or not whole or isinstance(answer.body, bytes):
         return answer
+    if is_signed(answer.headers.get("Content-Type", "")):
+        return replace(answer, body=verified_signed(answer.body, digest))
     if is_gzipped(answer.headers):
         headers = CIMultiDict(answer.headers)
         headers.popall("Content-Encoding")

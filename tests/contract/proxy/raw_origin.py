@@ -57,6 +57,15 @@ Spoiled = Callable[[Asked, bytes, asyncio.StreamWriter], Awaitable[bool]]
 """Told the request and the good answer, it writes what it likes, and says whether the connection goes on."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What a path has; without `digest` that of the body is told."""
+
+    body: bytes
+    media_type: str = "application/octet-stream"
+    digest: str = ""
+
+
 @dataclass
 class RawOrigin:
     """`spoil(path, ...)` is for the next requests of a path, one each."""
@@ -64,6 +73,8 @@ class RawOrigin:
     asked: list[Asked] = field(default_factory=list)
     port: int = 0
     redirects: bool = False
+    also: dict[str, "Content"] = field(default_factory=dict)
+    """More that it has, by the end of its path."""
     _spoiled: dict[str, list[Spoiled]] = field(default_factory=dict)
     _server: asyncio.Server | None = None
 
@@ -131,6 +142,9 @@ class RawOrigin:
         }
         if path == "/v2/":
             return http(200, b"{}")
+        for end, has in self.also.items():
+            if path.endswith(end):
+                return self._content(asked, has.body, has.media_type, has.digest)
         content = next((found for name, found in contents.items() if name in path), None)
         if content is None:
             return http(404, b"{}")
@@ -139,8 +153,8 @@ class RawOrigin:
         media_type = INDEX_TYPE if content is INDEX else MANIFEST_TYPE
         return self._content(asked, content, media_type)
 
-    def _content(self, asked: Asked, content: bytes, media_type: str) -> bytes:
-        fields = {"Content-Type": media_type, "Docker-Content-Digest": digest_of(content)}
+    def _content(self, asked: Asked, content: bytes, media_type: str, digest: str = "") -> bytes:
+        fields = {"Content-Type": media_type, "Docker-Content-Digest": digest or digest_of(content)}
         if asked.method == "HEAD":
             return http(200, b"", length=len(content), **fields)
         if asked.first >= len(content):
