@@ -141,6 +141,9 @@ def test_bob_cannot_tell_what_alice_pulled_from_what_nobody_has(
         "anybody in public": ("library/small", None),
     }[reader]
     shown = bearer(node, user, repository)
+    ask(
+        node, f"{ORIGIN}/v2/{repository}/manifests/1", *shown, "--header", f"Accept: {MANIFEST}"
+    )  # proves, if it can
 
     asked = [("blobs", layer, way) for way in WAYS.values()]
     asked += [("manifests", image.contents.manifest, way) for way in WAYS.values()]
