@@ -157,6 +157,24 @@ def test_a_repository_and_everything_are_purged(lab: Lab, node: Node) -> None:
     assert told(node, "cache", "stats")["bytes"] == 0
 
 
+def test_a_list_goes_page_by_page_and_has_what_was_pulled_by_digest(lab: Lab, node: Node) -> None:
+    """C20: each page says where the next one begins; manifests that no tag names are a list of their own."""
+    started(node)
+    by_digest = f"quay.io/team/tool@{lab.images['quay.io/team/tool:1'].digest}"
+    node.tidegate("pull", "small:1", "single:1", by_digest).or_raise()
+
+    first = told(node, "cache", "list", "--limit", "1")
+    rest = told(node, "cache", "list", "--limit", "2", "--after", first["next"])
+
+    assert [image["reference"] for image in first["images"] + rest["images"]] == [SINGLE_1, SMALL_1]
+    assert rest["next"] is None
+    untagged = told(node, "cache", "list", "quay.io/team/tool", "--untagged")["images"]
+    assert [(image["reference"], image["state"]) for image in untagged] == [(by_digest, "complete")]
+    assert refused(node.tidegate("cache", "list", "--after", "nonsense"), "no place in the list", code=2)
+    text = node.tidegate("cache", "list", "--limit", "1").or_raise().stdout
+    assert f"tidegate cache list --limit 1 --after {first['next']}" in text
+
+
 def test_explain_says_what_is_missing_and_why(lab: Lab, node: Node, registry: Registry) -> None:
     """C20: a purged layer, a registry that is dark, one that is not configured, a paused agent."""
     started(node)

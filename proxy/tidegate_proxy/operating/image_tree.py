@@ -18,7 +18,6 @@ from tidegate_proxy.oci.descriptor import (
 from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.oci.manifest_type import manifest_type
 from tidegate_proxy.oci.platform import Platform, platforms_of
-from tidegate_proxy.storage.reading import BodyBroken
 from tidegate_proxy.storage.store import Store
 
 MOST_PARTS = 20_000
@@ -70,18 +69,14 @@ async def image_tree(store: Store, digest: Digest, media_type: str | None = None
     return await store.run(_root, store, digest, media_type)
 
 
-async def manifest_bytes(store: Store, digest: Digest) -> bytes | None:
-    """A stored manifest; None when it is absent or larger than one may be."""
-    blob = store.blob(digest)
-    if blob is None:
-        return None
-    with blob:
-        if blob.size_bytes > MAX_MANIFEST_BYTES:
-            return None
-        try:
-            return await blob.content()
-        except BodyBroken:
-            return None
+def named_by(store: Store, digest: Digest) -> tuple[Digest, ...]:
+    """What a stored manifest itself names; nothing for what is no manifest. Blocks."""
+    document = _read(store, digest)
+    if document is None or (media_type := manifest_type(document)) is None:
+        return ()
+    with suppress(MalformedManifest):
+        return tuple(part.digest for part in referenced_by(document, media_type))
+    return ()
 
 
 def _root(store: Store, digest: Digest, media_type: str | None) -> Part | None:

@@ -14,7 +14,7 @@ from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.oci.image_name import ImageName
 from tidegate_proxy.oci.reference import Tag
 from tidegate_proxy.operating.forms import Purged
-from tidegate_proxy.operating.image_tree import Part, image_tree
+from tidegate_proxy.operating.image_tree import Part, image_tree, named_by
 from tidegate_proxy.operating.named import site_of
 from tidegate_proxy.registry.pull_through import PullThroughCache
 from tidegate_proxy.site import Registries, Site
@@ -162,13 +162,9 @@ class Purging:
                 and await self._cache.store.run(self._is_named, digest, going)
             ):
                 needed.add(digest)
-        after = ""
-        while manifests := await self._cache.store.run(self._manifests_after, after):
-            after = str(manifests[-1])
-            for digest in manifests:
-                if digest not in going.parts:
-                    tree = await image_tree(self._cache.store, digest)
-                    needed.update(_within(tree, going.parts))
+        after: str | None = ""
+        while after is not None:
+            after = await self._cache.store.run(self._look_for_needs, after, going, needed)
         for digest in list(needed):
             needed.update(_within(going.parts[digest], going.parts))
         return needed
@@ -181,8 +177,13 @@ class Purging:
             return True
         return any(place != going.place for place in self._rows.places(digest))
 
-    def _manifests_after(self, after: str) -> list[Digest]:
-        return self._rows.manifests(after=after, limit=_AT_ONCE)
+    def _look_for_needs(self, after: str, going: _Going, needed: set[Digest]) -> str | None:
+        """Read the next manifests that stay; where to go on, None at the end."""
+        manifests = self._rows.manifests(after=after, limit=_AT_ONCE)
+        for digest in manifests:
+            if digest not in going.parts:
+                needed.update(named for named in named_by(self._cache.store, digest) if named in going.parts)
+        return str(manifests[-1]) if manifests else None
 
     def _tags_after(self, key: tuple[str, str, str, str]) -> list[TagRow]:
         return self._rows.tags(after=key, limit=_AT_ONCE)

@@ -25,13 +25,14 @@ SELECT t.registry, t.repository, t.tag, t.digest, t.media_type, t.checked_at, b.
    AND (? = '' OR t.registry = ?) AND (? = '' OR t.repository = ?)
  ORDER BY t.registry, t.repository, t.tag, t.media_type LIMIT ?
 """
+# CROSS keeps SQLite to that order of the tables: the other one sorts all manifests for each page.
 _UNTAGGED = """
 SELECT m.registry, m.repository, ?, m.digest, coalesce(d.media_type, ''), NULL, b.size_bytes, b.last_use
-  FROM members m JOIN blobs b ON b.digest = m.digest AND b.manifest = 1
+  FROM members m CROSS JOIN blobs b ON b.digest = m.digest AND b.manifest = 1
   LEFT JOIN descriptors d ON d.digest = m.digest
  WHERE (m.digest, m.registry, m.repository) > (?, ?, ?)
    AND (? = '' OR m.registry = ?) AND (? = '' OR m.repository = ?)
-   AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.digest = m.digest AND t.repository = m.repository)
+   AND (m.digest, m.repository) NOT IN (SELECT digest, repository FROM tags)
  ORDER BY m.digest, m.registry, m.repository LIMIT ?
 """
 _BY_REGISTRY = """

@@ -132,6 +132,7 @@ async def test_an_image_is_taken_and_comes_out_the_same(cache: Cache, at_once: i
         out = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
     blobs = {name: content for name, content in files.items() if name.startswith("blobs/")}
     assert {name: out[name] for name in out if name.startswith("blobs/")} == blobs
+    assert await cache.take(written) == [str(NAME)]
 
 
 def with_file(name: str, content: bytes = b"x") -> bytes:
@@ -197,6 +198,12 @@ async def test_a_hostile_archive_is_refused_and_leaves_nothing(cache: Cache, arc
     assert cache.is_clean()
     assert await cache.cache.index.tag_variants("quay.io", "team/tool", "1") == ()
     assert await cache.cache.index.public_checked_at("quay.io", "team/tool") is None
+
+
+async def test_what_cannot_fit_is_refused_before_it_comes(cache: Cache) -> None:
+    """C21: by its header alone, not when the disk is full."""
+    with pytest.raises(TidegateError, match="more than fits"):
+        await cache.take(claims(LIMIT + 1))
 
 
 async def test_an_archive_cannot_name_what_is_somebody_elses(cache: Cache) -> None:
