@@ -5,7 +5,7 @@ header but the hop-by-hop ones is taken away. A short body that is read is fetch
 out, so that one which breaks can be asked for again: a manifest that is cut ends every client's pull.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 
 from tidegate_proxy.headers import content_length, end_to_end
@@ -83,3 +83,12 @@ async def streamed(response: UpstreamResponse) -> AsyncIterator[bytes]:
             yield chunk
     finally:
         await response.close()
+
+
+async def discard(answer: Answer) -> None:
+    """Let go of an answer that nobody gets."""
+    if not isinstance(answer.body, bytes):
+        async for _ in answer.body:
+            break
+        if isinstance(answer.body, AsyncGenerator):
+            await answer.body.aclose()

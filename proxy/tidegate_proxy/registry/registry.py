@@ -11,7 +11,6 @@ without one away at the ping (decision 0019).
 """
 
 import functools
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import assert_never
 
@@ -20,7 +19,6 @@ from multidict import CIMultiDict
 from tidegate_proxy.fetching.origin import OriginRefused, OriginUnreachable
 from tidegate_proxy.fetching.verified import verified, verified_signed
 from tidegate_proxy.headers import content_length, end_to_end
-from tidegate_proxy.oci.challenge import parse_challenges
 from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.oci.oci_error import OciError
 from tidegate_proxy.oci.reference import Repository
@@ -39,12 +37,13 @@ from tidegate_proxy.oci.request_path import (
     parse_request,
 )
 from tidegate_proxy.oci.signed_manifest import is_signed
-from tidegate_proxy.registry.answer import Answer, Cache, Incoming, Kind
+from tidegate_proxy.registry.answer import Answer, Incoming, Kind
 from tidegate_proxy.registry.blobs import Blobs
 from tidegate_proxy.registry.hot_manifests import ReadyAnswer
 from tidegate_proxy.registry.manifests import Manifests, NotServed, NotShown, Untold
 from tidegate_proxy.registry.membership import Membership
-from tidegate_proxy.registry.passthrough import as_answer, pass_through
+from tidegate_proxy.registry.passthrough import as_answer, discard, pass_through
+from tidegate_proxy.registry.ping import Pings
 from tidegate_proxy.registry.private import Private
 from tidegate_proxy.registry.proofs import Proofs
 from tidegate_proxy.registry.public import Readable, Right, Shown
@@ -54,10 +53,8 @@ from tidegate_proxy.upstreams.anonymous import Anonymous
 from tidegate_proxy.upstreams.content_coding import decoded, is_coded, is_gzipped
 from tidegate_proxy.upstreams.credentials import Credentials
 from tidegate_proxy.upstreams.rate_limits import RateLimits
-from tidegate_proxy.upstreams.realm import token_service
 from tidegate_proxy.upstreams.requester import Requester
 from tidegate_proxy.upstreams.signed_in import NotSignedIn, SignedIn
-from tidegate_proxy.upstreams.tokens import scheme_of
 from tidegate_proxy.upstreams.upstream import FAILING, Upstream, UpstreamUnreachable
 
 _REFUSED = frozenset({401, 403})
@@ -65,7 +62,6 @@ _NO_PUSHES = OciError(
     "UNSUPPORTED",
     "pushes through this cache are switched off: push to the registry itself, or set [push] allow = true",
 )
-_PING_FIELDS = (("Content-Type", "application/json"), ("Docker-Distribution-Api-Version", "registry/2.0"))
 
 
 class RegistryService:
@@ -105,6 +101,13 @@ class RegistryService:
         self._limits = limits
         self._patience_s = patience_s
         self._pushes = pushes
+        self._pings = Pings(
+            upstream=upstream,
+            anonymous=anonymous,
+            credentials=credentials,
+            index=index,
+            patience_s=patience_s,
+        )
 
     async def answer(self, incoming: Incoming) -> Answer:
         """The answer to one request; raises UpstreamUnreachable when nobody can give one."""
@@ -116,7 +119,7 @@ class RegistryService:
             return _refused(_NO_PUSHES)
         match request:
             case Ping():
-                return await self._ping(incoming)
+                return await self._pings.answer(incoming)
             case ManifestByTag() | ManifestByDigest() | Blob():
                 return await self._read(incoming, request)
             case Write():
@@ -182,7 +185,7 @@ class RegistryService:
         shared = await self._signed_in_through(incoming, repository)
         if shared is None:
             return own
-        await _discard(own)
+        await discard(own)
         return shared
 
     async def _signed_in_through(self, incoming: Incoming, repository: Repository) -> Answer | None:
@@ -203,49 +206,6 @@ class RegistryService:
             await response.close()
             return None
         return _checked(incoming, request, as_answer(response, _kind_of(request)))
-
-    async def _ping(self, incoming: Incoming) -> Answer:
-        registry = incoming.site.namespace
-        credential = self._credentials.shared(incoming.site)
-        something_to_serve = await self._index.any_public(registry) or (
-            credential is not None and await self._index.any_public(registry, credential.key)
-        )
-        if not something_to_serve:
-            return await self._welcomed(incoming, await self.pass_through(incoming))
-        if self._upstream.dark(incoming.site):
-            return _dark_ping()
-        try:
-            answer = await pass_through(self._upstream, incoming, patience_s=self._patience_s)
-        except UpstreamUnreachable:
-            return _dark_ping()
-        return _dark_ping() if answer.status in FAILING else await self._welcomed(incoming, answer)
-
-    async def _welcomed(self, incoming: Incoming, answer: Answer) -> Answer:
-        """A ping's answer, without the challenge that a client could not meet and need not.
-
-        Where a login is shared nobody needs one, but clients must be able to pass what the ping asks of
-        them. Most token services give a token to anybody: then the challenge stays, and who has a login
-        of its own, for a push or for another repository, uses it. Where they are turned away, or are
-        asked for a password, the ping is answered 200; with a Basic challenge, by which containers/image
-        still uses a login when it has one.
-        """
-        if answer.status != 401 or "Authorization" in incoming.headers:
-            return answer
-        challenges = parse_challenges(answer.headers.getall("WWW-Authenticate", []))
-        bearer = scheme_of(challenges, "bearer")
-        service = token_service(incoming.site, bearer) if bearer is not None else None
-        if service is not None:
-            self._credentials.challenged(incoming.site, service)
-        if self._credentials.shared(incoming.site) is None:
-            return answer
-        if bearer is not None and await self._anonymous.gives_tokens(incoming.site, bearer):
-            return answer
-        await _discard(answer)
-        basic = scheme_of(challenges, "basic") if bearer is None else None
-        headers = CIMultiDict(_PING_FIELDS)
-        if basic is not None:
-            headers["WWW-Authenticate"] = str(basic)
-        return Answer(status=200, headers=headers, body=b"{}")
 
     async def _read(self, incoming: Incoming, request: ManifestByTag | ManifestByDigest | Blob) -> Answer:
         right = await self._readable.by_everyone(incoming.site, request.repository, incoming.path)
@@ -376,22 +336,9 @@ def _checked(incoming: Incoming, request: Request | None, answer: Answer) -> Ans
     return replace(answer, body=verified(answer.body, digest, content_length(answer.headers)))
 
 
-async def _discard(answer: Answer) -> None:
-    """Let go of an answer that nobody gets."""
-    if not isinstance(answer.body, bytes):
-        async for _ in answer.body:
-            break
-        if isinstance(answer.body, AsyncGenerator):
-            await answer.body.aclose()
-
-
 def _refused(error: OciError) -> Answer:
     headers = CIMultiDict({"Content-Type": "application/json"})
     return Answer(status=error.status, headers=headers, body=error.body())
-
-
-def _dark_ping() -> Answer:
-    return Answer(status=200, headers=CIMultiDict(_PING_FIELDS), body=b"{}", cache=Cache.STALE)
 
 
 def _kind_of(request: Request | None) -> Kind:
