@@ -20,7 +20,7 @@ _PING_FIELDS = (("Content-Type", "application/json"), ("Docker-Distribution-Api-
 
 
 class Pings:
-    """Answers pings; `patience_s` is how long a registry may keep a client waiting that has something here."""
+    """Answers pings; `patience_s` bounds the wait for a registry where a client can be served without."""
 
     def __init__(
         self,
