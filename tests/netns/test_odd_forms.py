@@ -147,7 +147,7 @@ def test_a_client_of_http_1_0_gets_its_answer_and_the_end(node: Node, cached: Ca
 
 
 def test_who_waits_for_a_100_gets_it(node: Node, cached: Cached) -> None:
-    """N3: Expect: 100-continue, on a read and on a write (RFC 9110, 10.1.1)."""
+    """N3: Expect: 100-continue, on a read (RFC 9110, 10.1.1)."""
     came = raw(
         node, f"GET {cached.config} HTTP/1.1\r\nHost: HOST\r\nExpect: 100-continue\r\nConnection: close"
     )
