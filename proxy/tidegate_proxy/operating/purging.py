@@ -36,6 +36,14 @@ class _Going:
     place: tuple[str, str]
 
 
+@dataclass(slots=True)
+class _Needed:
+    """What of it stays, for anybody, and for something in the same repository: only that it holds then."""
+
+    anywhere: set[Digest]
+    here: set[Digest]
+
+
 class Purging:
     """Gives up content; one purge at a time, or two could keep what each thinks the other needs."""
 
@@ -137,8 +145,10 @@ class Purging:
         needed = await self._needed(going)
         removed = freed = kept_bytes = in_use = 0
         for digest in going.parts:
-            if digest in needed:
+            if digest in needed.anywhere:
                 kept_bytes += await self._size(digest)
+                if digest not in needed.here:
+                    await self._cache.index.members.forget([digest], going.place)
                 continue
             in_use += int(self._cache.store.is_read(digest))
             freed += await self._remove(digest)
@@ -147,42 +157,44 @@ class Purging:
             tags=[_written(key) for key in going.tags],
             removed_blobs=removed,
             freed_bytes=freed,
-            kept_blobs=len(needed),
+            kept_blobs=len(needed.anywhere),
             kept_bytes=kept_bytes,
             in_use=in_use,
         )
 
-    async def _needed(self, going: _Going) -> set[Digest]:
+    async def _needed(self, going: _Going) -> _Needed:
         """What of it something that stays references."""
-        needed: set[Digest] = set()
-        for digest, part in going.parts.items():
-            if (
-                part is not None
-                and part.is_manifest
-                and await self._cache.store.run(self._is_named, digest, going)
-            ):
-                needed.add(digest)
+        needed = _Needed(set(), set())
+        manifests = [digest for digest, part in going.parts.items() if part is not None and part.is_manifest]
+        await self._cache.store.run(self._look_for_names, manifests, going, needed)
         after: str | None = ""
         while after is not None:
             after = await self._cache.store.run(self._look_for_needs, after, going, needed)
-        for digest in list(needed):
-            needed.update(_within(going.parts[digest], going.parts))
+        for digests in (needed.anywhere, needed.here):
+            for digest in list(digests):
+                digests.update(_within(going.parts[digest], going.parts))
         return needed
 
-    def _is_named(self, digest: Digest, going: _Going) -> bool:
-        """Whether a tag that stays, or another repository, has that manifest."""
-        if any(
-            (row.registry, row.repository, row.tag) not in going.tags for row in self._rows.tags_of(digest)
-        ):
-            return True
-        return any(place != going.place for place in self._rows.places(digest))
+    def _look_for_names(self, manifests: Sequence[Digest], going: _Going, needed: _Needed) -> None:
+        """Which of these manifests a tag that stays, or another repository, has."""
+        for digest in manifests:
+            rows = self._rows.tags_of(digest)
+            tags = [row for row in rows if (row.registry, row.repository, row.tag) not in going.tags]
+            if tags or any(place != going.place for place in self._rows.places(digest)):
+                needed.anywhere.add(digest)
+            if any(row.repository == going.place[1] for row in tags):
+                needed.here.add(digest)
 
-    def _look_for_needs(self, after: str, going: _Going, needed: set[Digest]) -> str | None:
+    def _look_for_needs(self, after: str, going: _Going, needed: _Needed) -> str | None:
         """Read the next manifests that stay; where to go on, None at the end."""
         manifests = self._rows.manifests(after=after, limit=_AT_ONCE)
         for digest in manifests:
-            if digest not in going.parts:
-                needed.update(named for named in named_by(self._cache.store, digest) if named in going.parts)
+            if digest in going.parts:
+                continue
+            named = [each for each in named_by(self._cache.store, digest) if each in going.parts]
+            needed.anywhere.update(named)
+            if named and going.place in self._rows.places(digest):
+                needed.here.update(named)
         return str(manifests[-1]) if manifests else None
 
     def _tags_after(self, key: tuple[str, str, str, str]) -> list[TagRow]:
