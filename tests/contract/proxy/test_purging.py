@@ -47,6 +47,25 @@ async def test_one_image_under_two_names_goes_with_the_last(cache: Cache) -> Non
     assert cache.files() == set()
 
 
+async def test_another_tag_of_the_repository_keeps_an_image(cache: Cache) -> None:  # noqa: F811
+    """C20: alone, without another repository."""
+    for name in ("quay.io/team/tool:1", "quay.io/team/tool:2"):
+        await cache.take(tar(image(SMALL, name=name)))
+
+    assert (await purging(cache).image(ImageName.parse("quay.io/team/tool:1"))).removed_blobs == 0
+    assert (await purging(cache).image(ImageName.parse("quay.io/team/tool:2"))).kept_blobs == 0
+
+
+async def test_another_repository_keeps_an_image_that_no_tag_of_its_names(cache: Cache) -> None:  # noqa: F811
+    """C20: it was pulled there by its digest."""
+    for name in ("quay.io/team/tool:1", "quay.io/team/other:1"):
+        await cache.take(tar(image(SMALL, name=name)))
+    await cache.cache.index.drop_tag("quay.io", "team/other", "1")
+
+    assert (await purging(cache).image(ImageName.parse("quay.io/team/tool:1"))).removed_blobs == 0
+    assert (await purging(cache).image(ImageName.parse("quay.io/team/other"))).kept_blobs == 0
+
+
 async def test_a_purge_leaves_what_another_image_is_made_of(cache: Cache) -> None:  # noqa: F811
     """C20: shared layers and configs stay, and are told of."""
     await cache.take(tar(image(SMALL, b"one", name="quay.io/team/tool:1")))
