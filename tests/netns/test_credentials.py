@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from lab import Agent, Fault, Image, Lab, Node, Pull, Registry, User, ask, until
+from lab import Agent, Fault, Image, Lab, Node, Pull, Recipe, Registry, User, ask, until
 
 SMALL_1 = "docker.io/library/small:1"
 PRIVATE_1 = "docker.io/alice/private:1"
 BOBS_1 = "docker.io/bob/private:1"
+BOBS = Recipe(name="bobs", layers=(70_000,), with_busybox=False)
 ORIGIN = "https://registry-1.docker.io"
 PASSWORD_FILE = "/etc/tidegate/login.password"
 PASSWORD = "alice-secret"
@@ -104,11 +105,9 @@ def test_other_kinds_of_logins_are_as_good(lab: Lab, node: Node, kind: str, clie
     assert registry.requests_for("bytes") == []
 
 
-def test_a_client_that_logs_in_gets_what_its_own_login_deserves(
-    lab: Lab, node: Node, registry: Registry
-) -> None:
+def test_a_client_that_logs_in_gets_what_its_own_login_deserves(node: Node, registry: Registry) -> None:
     """C16, C17: bob's own repository by bob's login; a wrong one of his fails as without the agent."""
-    image = registry.publish(lab.images[PRIVATE_1].recipe, "bob/private")
+    image = registry.publish(BOBS, "bob/private")
     wrong = User(name="bob", password="not-his")
     start(node, login())
 

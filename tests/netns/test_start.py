@@ -321,7 +321,8 @@ def test_status_has_every_documented_field(node: Node) -> None:
     assert {"version", "pid", "uptime_s", "steering", "dns", "cache"} < set(status)
     assert {"active", "backend", "reason", "lease_s", "addresses"} < set(status["steering"])
     assert {"resolvers", "mode", "queries", "forwarded", "learned"} < set(status["dns"])
-    assert set(status["cache"]) == {"hits", "misses", "stale", "bytes", "blobs", "max_bytes", "saved_bytes"}
+    usage = {"bytes", "blobs", "max_bytes", "evicted_bytes"}
+    assert set(status["cache"]) == {"hits", "misses", "stale", "saved_bytes"} | usage
     assert [set(each) for each in status["upstreams"]] == [{"kind", "url", "healthy", "reason"}]
     assert [set(each) for each in status["trust"]] == [{"runtime", "pid", "trusts", "action"}]
     assert status["clients_spliced"] == []
