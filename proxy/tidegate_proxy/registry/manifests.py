@@ -122,7 +122,7 @@ class Manifests:
         if stored is not None:
             return stored
         if incoming.method == "HEAD":
-            raise NotServed
+            return await self._described(incoming, requester)
         return await self._got(incoming, requester, request.digest)
 
     async def by_tag(self, incoming: Incoming, request: ManifestByTag, requester: Requester) -> Answer:
@@ -198,6 +198,16 @@ class Manifests:
         right = requester.authorization if requester.own else requester.shared
         key = (requester.site, incoming.target, accepted, requester.own, right, patience_s)
         return await self._asking.run(key, ask)
+
+    async def _described(self, incoming: Incoming, requester: Requester) -> Answer:
+        """The registry's word for a manifest that is not stored, asked in the name that a GET is asked in."""
+        if requester.own:
+            raise NotServed  # the client asks itself, which may prove its right
+        response = await requester.request("HEAD", incoming.target, _accept_of(incoming))
+        await response.close()
+        if response.status != 200:
+            raise NotServed
+        return _head_answer(response)
 
     async def _is_gone(self, incoming: Incoming, requester: Requester) -> bool:
         """Whether there is nothing of any media type: a 404 may be for want of one the client accepts."""

@@ -199,6 +199,15 @@ async def test_a_head_of_a_blob_never_becomes_a_download(world: World) -> None:
     assert (warm.cache, warm.headers["Content-Length"], warm.body) == (Cache.HIT, str(len(LAYER)), b"")
 
 
+async def test_a_head_of_an_unknown_digest_is_asked_in_a_name_that_may(world: World) -> None:
+    """C9, T1: a node asks its central tier without a token of its own, and must not be refused for that."""
+    cold = await world.ask(f"/v2/lib/public/manifests/{digest_of(MANIFEST)}", "HEAD")
+    assert (cold.status, cold.headers["Content-Length"], cold.body) == (200, str(len(MANIFEST)), b"")
+    assert all(method == "HEAD" for method, _ in world.origin.requests)
+
+    assert (await world.ask(f"/v2/lib/private/manifests/{digest_of(MANIFEST)}", "HEAD")).status == 401
+
+
 @pytest.mark.parametrize(
     ("asked", "status", "expected"),
     [
