@@ -169,24 +169,35 @@ def test_a_second_host_is_refused(node: Node, cached: Cached, path: str) -> None
 # Sizes
 
 
-@pytest.mark.parametrize("path", ["manifest", "config", "tag"])
-def test_sixty_kilobytes_of_header_fields_from_a_client(node: Node, cached: Cached, path: str) -> None:
-    """I8, N3: many fields and one large one, as single sign-on proxies make them."""
-    asked = "/v2/library/single/manifests/1" if path == "tag" else getattr(cached, path)
-    many = [part for number in range(30) for part in ("--header", f"X-{number}: {'a' * 1000}")]
+SHAPES = {"one": (1, 64_000), "some": (64, 1_000), "many": (500, 128)}
 
-    answer = ask(node, ORIGIN + asked, *ACCEPT, *many, "--header", f"X-Large: {'b' * 30_000}")
+
+def fields(shape: str) -> dict[str, str]:
+    """64 KB of header fields, as single sign-on proxies make them."""
+    count, length = SHAPES[shape]
+    return {f"X-{number}": "a" * length for number in range(count)}
+
+
+@pytest.mark.parametrize("path", ["manifest", "tag"])
+@pytest.mark.parametrize("shape", ["one", pytest.param("some", marks=pytest.mark.slow), "many"])
+def test_64_kb_of_header_fields_from_a_client(node: Node, cached: Cached, path: str, shape: str) -> None:
+    """I8, N3: in one field or in hundreds, and the answer is that to a request without them."""
+    asked = "/v2/library/single/manifests/1" if path == "tag" else cached.manifest
+    sent = [part for name, value in fields(shape).items() for part in ("--header", f"{name}: {value}")]
+
+    answer = ask(node, ORIGIN + asked, *ACCEPT, *sent)
 
     assert answer.status == 200
     assert answer.cache in ("hit", "revalidated")
 
 
 @pytest.mark.parametrize("on", ["manifest", "other"])
-def test_sixty_kilobytes_of_header_fields_from_a_registry(
-    node: Node, registry: Registry, agent: Agent, on: str
+@pytest.mark.parametrize("shape", ["one", pytest.param("some", marks=pytest.mark.slow), "many"])
+def test_64_kb_of_header_fields_from_a_registry(
+    node: Node, registry: Registry, agent: Agent, on: str, shape: str
 ) -> None:
     """I8, C3: cached or passed through, its answer is usable."""
-    large = {f"X-{number}": "a" * 7_000 for number in range(8)}
+    large = fields(shape)
     registry.fault(Fault(on=on, headers=large, times=None))  # type: ignore[arg-type]  # parametrized
     path = "manifests/1" if on == "manifest" else "tags/list"
     token = json.loads(ask(node, TOKEN).body)["token"]
@@ -200,7 +211,7 @@ def test_sixty_kilobytes_of_header_fields_from_a_registry(
     )
 
     assert answer.status == 200
-    assert answer.header("X-7") == ("" if on == "manifest" else large["X-7"])
+    assert answer.header("X-0") == ("" if on == "manifest" else large["X-0"])
 
 
 def scripted(node: Node, registry: Registry, path: str, body: str, **headers: str) -> HttpsAnswer:

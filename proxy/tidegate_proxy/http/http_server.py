@@ -31,7 +31,8 @@ from tidegate_proxy.site import Site
 from tidegate_proxy.storage.store import DigestMismatch
 from tidegate_proxy.upstreams.upstream import UpstreamUnreachable
 
-MAX_HEADER_BYTES = 64 * 1024
+_MAX_FIELD_BYTES = 64 * 1024
+_MAX_FIELDS = 640
 KEEPALIVE_S = 75.0
 _READ_BUFFER_BYTES = 256 * 1024
 _CLOSE_S = 0.05  # 0 would mean for ever
@@ -212,8 +213,9 @@ class _Connection(web.RequestHandler):
             loop=asyncio.get_running_loop(),
             access_log=None,  # type: ignore[arg-type]  # documented as "no log"; the hint lacks it
             keepalive_timeout=KEEPALIVE_S,
-            max_line_size=MAX_HEADER_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
+            max_line_size=_MAX_FIELD_BYTES,
+            max_field_size=_MAX_FIELD_BYTES,
+            max_headers=_MAX_FIELDS,
             read_bufsize=_READ_BUFFER_BYTES,
             auto_decompress=False,
             lingering_time=2.0,
