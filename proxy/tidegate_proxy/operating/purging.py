@@ -67,6 +67,7 @@ class Purging:
             if name.reference is None:
                 for digest in await self._cache.store.run(self._rows.held_by, *going.place):
                     await self._cache.index.members.forget([digest], going.place)
+                await self._cache.index.listings.forget(*going.place)
             return done
 
     async def blob(self, digest: Digest) -> Purged:
@@ -99,6 +100,7 @@ class Purging:
                     in_use += int(self._cache.store.is_read(entry.digest))
                     freed += await self._remove(entry.digest)
                     removed += 1
+            await self._cache.index.listings.forget()
             return _purged(dropped, removed=removed, freed=freed, in_use=in_use)
 
     async def _going(self, site: Site, name: ImageName) -> _Going:

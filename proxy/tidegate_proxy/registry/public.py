@@ -268,6 +268,16 @@ class Readable:
             return Right.SHARED
         return None
 
+    async def last(self, site: Site, repository: Repository) -> Right | None:
+        """By what right every client could read it when that was last asked. Nobody is asked now."""
+        key = (site.namespace, repository.name)
+        if await self._index.public_checked_at(*key) is not None:
+            return Right.PUBLIC
+        credential = self._credentials.shared(site)
+        if credential is not None and await self._index.public_checked_at(*key, credential.key) is not None:
+            return Right.SHARED
+        return None
+
     async def believe(self, site: Site, repository: Repository) -> None:
         """The operator says that everyone may: that stands while the registry is dark, until it refuses.
 

@@ -17,6 +17,7 @@ from tidegate_proxy.fetching.fetch import Fetches
 from tidegate_proxy.fetching.outcome import FetchEnded
 from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.registry.blobs import Blobs
+from tidegate_proxy.registry.lists import Lists
 from tidegate_proxy.registry.manifests import Manifests
 from tidegate_proxy.registry.membership import Membership
 from tidegate_proxy.registry.private import Private
@@ -143,6 +144,7 @@ class PullThroughCache:
             proofs=proofs,
             manifests=manifests,
             blobs=Blobs(store=store, index=index, fetches=fetches, sizes=sizes, now=_now),
+            lists=Lists(listings=index.listings, now=_now, stale_max=stale_max, patience_s=PATIENCE_S),
             index=index,
             limits=rate_limits,
             patience_s=PATIENCE_S,

@@ -40,6 +40,7 @@ from tidegate_proxy.oci.signed_manifest import is_signed
 from tidegate_proxy.registry.answer import Answer, Incoming, Kind
 from tidegate_proxy.registry.blobs import Blobs
 from tidegate_proxy.registry.hot_manifests import ReadyAnswer
+from tidegate_proxy.registry.lists import Lists
 from tidegate_proxy.registry.manifests import Manifests, NotServed, NotShown, Untold
 from tidegate_proxy.registry.membership import Membership
 from tidegate_proxy.registry.passthrough import as_answer, discard, pass_through
@@ -51,7 +52,7 @@ from tidegate_proxy.site import Site
 from tidegate_proxy.storage.index import Index
 from tidegate_proxy.upstreams.anonymous import Anonymous
 from tidegate_proxy.upstreams.content_coding import decoded, is_coded, is_gzipped
-from tidegate_proxy.upstreams.credentials import Credentials
+from tidegate_proxy.upstreams.credentials import Credential, Credentials
 from tidegate_proxy.upstreams.rate_limits import RateLimits
 from tidegate_proxy.upstreams.requester import Requester
 from tidegate_proxy.upstreams.signed_in import NotSignedIn, SignedIn
@@ -80,6 +81,7 @@ class RegistryService:
         proofs: Proofs,
         manifests: Manifests,
         blobs: Blobs,
+        lists: Lists,
         index: Index,
         limits: RateLimits,
         patience_s: float,
@@ -97,6 +99,7 @@ class RegistryService:
         self._proofs = proofs
         self._manifests = manifests
         self._blobs = blobs
+        self._lists = lists
         self._index = index
         self._limits = limits
         self._patience_s = patience_s
@@ -125,7 +128,7 @@ class RegistryService:
             case Write():
                 return await self._write(incoming, request)
             case Referrers() | TagsList():
-                return await self._uncached(incoming, request.repository)
+                return await self._listed(incoming, request)
             case Upload() | Other():
                 return await self.pass_through(incoming)
             case _:
@@ -211,16 +214,12 @@ class RegistryService:
         right = await self._readable.by_everyone(incoming.site, request.repository, incoming.path)
         if right is None:
             return await self._read_by_own_right(incoming, request)
-        requester = Requester(
-            site=incoming.site,
-            repository=request.repository,
+        requester = self._by_everyones_right(
+            incoming,
+            request.repository,
+            right,
             authorization=incoming.headers.get("Authorization"),
             credential=self._credentials.of(incoming.site),
-            shared=right is Right.SHARED,
-            upstream=self._upstream,
-            anonymous=self._anonymous,
-            signed_in=self._signed_in,
-            limits=self._limits,
         )
         try:
             return await self._read_as(incoming, request, requester)
@@ -231,6 +230,38 @@ class RegistryService:
             return await self._uncached(incoming, request.repository)
         except Untold:
             return await self.pass_through(incoming, proven=True)
+
+    async def _listed(self, incoming: Incoming, request: Referrers | TagsList) -> Answer:
+        right = await self._readable.last(incoming.site, request.repository)
+        if right is None or incoming.method != "GET":
+            return await self._uncached(incoming, request.repository)
+        # In no other name than that: what it is told must be everyone's.
+        shared = self._credentials.shared(incoming.site) if right is Right.SHARED else None
+        requester = self._by_everyones_right(incoming, request.repository, right, credential=shared)
+        return await self._lists.answer(
+            incoming, request, requester, lambda: self._uncached(incoming, request.repository)
+        )
+
+    def _by_everyones_right(
+        self,
+        incoming: Incoming,
+        repository: Repository,
+        right: Right,
+        *,
+        authorization: str | None = None,
+        credential: Credential | None,
+    ) -> Requester:
+        return Requester(
+            site=incoming.site,
+            repository=repository,
+            authorization=authorization,
+            credential=credential,
+            shared=right is Right.SHARED,
+            upstream=self._upstream,
+            anonymous=self._anonymous,
+            signed_in=self._signed_in,
+            limits=self._limits,
+        )
 
     async def _read_by_own_right(
         self, incoming: Incoming, request: ManifestByTag | ManifestByDigest | Blob

@@ -27,6 +27,7 @@ from tidegate_proxy.oci.digest import Digest, InvalidDigest
 from tidegate_proxy.storage.catalogue import Catalogue
 from tidegate_proxy.storage.index_file import RETURNS_EVERY_S, IndexFile, Row
 from tidegate_proxy.storage.index_reader import IndexReader
+from tidegate_proxy.storage.listings import Listings
 from tidegate_proxy.storage.members import Members
 from tidegate_proxy.storage.remembered import MISSING, Remembered
 
@@ -65,6 +66,8 @@ class Index:
         self._any_public: Remembered[tuple[str, str], bool] = Remembered(remembered)
         self.members = Members(file, self._in_thread, self._select, remembered=remembered)
         """Which repository holds what."""
+        self.listings = Listings(file, self._in_thread, self._select)
+        """What was answered to questions for lists."""
         self.catalogue = Catalogue(file, self._thread)
 
     @classmethod
@@ -291,7 +294,7 @@ def _variants(rows: Sequence[Row]) -> tuple[TagVariant, ...]:
     return tuple(variants)
 
 
-def _time(timestamp: str | float | None) -> datetime | None:
+def _time(timestamp: str | float | bytes | None) -> datetime | None:
     try:
         return datetime.fromtimestamp(timestamp, UTC) if isinstance(timestamp, int | float) else None
     except (OverflowError, ValueError, OSError):

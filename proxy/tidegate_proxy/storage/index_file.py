@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-Row = tuple[str | int | float | None, ...]
+Row = tuple[str | int | float | bytes | None, ...]
 T = TypeVar("T")
 
 _VERSION = 1
@@ -37,6 +37,9 @@ CREATE TABLE IF NOT EXISTS shared (registry TEXT, repository TEXT, login TEXT, c
     PRIMARY KEY (registry, repository, login)) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS members (digest TEXT, registry TEXT, repository TEXT,
     PRIMARY KEY (digest, registry, repository)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS listings (registry TEXT, repository TEXT, target TEXT, status INTEGER NOT NULL,
+    fields TEXT NOT NULL, body BLOB NOT NULL, checked_at REAL NOT NULL,
+    PRIMARY KEY (registry, repository, target)) STRICT;
 """
 
 # Triggers keep the totals, which a start must not count a million rows for.

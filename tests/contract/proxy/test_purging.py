@@ -1,11 +1,14 @@
 """C20: what a purge takes, what it leaves, and that it breaks nobody who reads; a real store and index."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from contract.proxy.test_importing import Cache, cache, image, tar  # noqa: F401 (fixtures)
 from tidegate_proxy.oci.digest import Digest
 from tidegate_proxy.oci.image_name import ImageName
 from tidegate_proxy.operating.purging import NothingCached, Purging
+from tidegate_proxy.storage.listings import Listing
 from tidegate_proxy.storage.tag_rows import TagRows
 
 LARGE = b"layer" * 200_000
@@ -76,6 +79,27 @@ async def test_a_purge_leaves_what_another_image_is_made_of(cache: Cache) -> Non
     assert done.kept_blobs == 2 and done.kept_bytes == len(SMALL) + len(CONFIG)
     assert Digest.of(b"one").encoded not in cache.files()
     assert {Digest.of(each).encoded for each in (SMALL, b"two", CONFIG)} < cache.files()
+
+
+@pytest.mark.parametrize("everything", [False, True])
+async def test_lists_of_a_repository_go_with_it(cache: Cache, everything: bool) -> None:  # noqa: F811
+    """C20, C22: the last answers of its registry, of tags and referrers; another repository keeps its own."""
+    listings = cache.cache.index.listings
+    listing = Listing(status=200, fields={}, body=b"{}", checked_at=datetime.now(UTC))
+    for name in ("tool", "other"):
+        await cache.take(tar(image(SMALL, name=f"quay.io/team/{name}:1")))
+        await listings.put("quay.io", f"team/{name}", f"/v2/team/{name}/tags/list", listing)
+
+    if everything:
+        await purging(cache).everything()
+    else:
+        await purging(cache).image(ImageName.parse("quay.io/team/tool"))
+
+    kept = [
+        await listings.get("quay.io", f"team/{name}", f"/v2/team/{name}/tags/list")
+        for name in ("tool", "other")
+    ]
+    assert kept == [None, None if everything else listing]
 
 
 async def test_a_bare_digest_goes_whatever_needs_it(cache: Cache) -> None:  # noqa: F811

@@ -21,6 +21,7 @@ INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 ROBOT = "Basic " + base64.b64encode(b"robot:pw").decode()
 """A login that may be configured; its token is `Bearer robot-1`."""
+_LIST = re.compile(r"/v2/(?P<repository>.+)/(?:tags/list|referrers/[^/]+)")
 _PATH = re.compile(r"/v2/(?P<repository>.+)/(?P<kind>manifests|blobs)/(?P<reference>[^/]+)")
 
 
@@ -51,12 +52,17 @@ class Asked:
 
 @dataclass
 class PrivateOrigin:
-    """`readers` by repository, who is missing there is public; `contents` by repository and reference."""
+    """`readers` by repository, who is missing there is public; `contents` by repository and reference.
+
+    `lists` by path and query, with whatever headers.
+    """
 
     readers: dict[str, set[str]] = field(default_factory=dict)
     contents: dict[str, dict[str, tuple[bytes, str]]] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
+    lists: dict[str, tuple[bytes, dict[str, str]]] = field(default_factory=dict)
     heads_fail: int = 0
+    lists_fail: int = 0
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     port: int = 0
 
@@ -81,6 +87,8 @@ class PrivateOrigin:
         if request.path == "/token":
             token = "robot-1" if authorization == ROBOT else "nobody"
             return web.json_response({"token": token, "expires_in": 300})
+        if listed := _LIST.fullmatch(request.path):
+            return self._list(request, listed["repository"], authorization)
         found = _PATH.fullmatch(request.path)
         user = authorization.rpartition(" ")[2].partition("-")[0]
         if found is None:
@@ -98,6 +106,18 @@ class PrivateOrigin:
         if kept is None:
             return _error(404, "BLOB_UNKNOWN", reference)
         return await self._give(request, *kept)
+
+    def _list(self, request: web.BaseRequest, repository: str, authorization: str) -> web.Response:
+        user = authorization.rpartition(" ")[2].partition("-")[0]
+        readers = self.readers.get(repository)
+        if not user or (readers is not None and user not in readers):
+            return self._challenge("list")
+        if self.lists_fail:
+            return web.Response(status=self.lists_fail)
+        kept = self.lists.get(request.path_qs)
+        if kept is None:
+            return web.Response(status=404, text="404 page not found\n")
+        return web.Response(body=kept[0], headers=kept[1])
 
     async def _give(self, request: web.BaseRequest, content: bytes, media_type: str) -> web.StreamResponse:
         headers = {"Docker-Content-Digest": digest_of(content), "Content-Type": media_type}
