@@ -64,7 +64,7 @@ def _run(
 ) -> int:
     if keeper is not None:
         keeper.hold()
-    from tidegate_agent.agent import run
+    from tidegate_agent.agent_process import run
 
     try:
         return run(config, source, heartbeat, keeper, let_go=lock.let_go)
