@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 from .host import Host
@@ -11,8 +12,12 @@ STATE = "/var/lib/tidegate"
 
 
 def stored_sizes(host: Host, state: str = STATE) -> dict[str, int]:
-    """Digest -> size of every blob."""
-    return {f"{path.parents[1].name}:{path.name}": path.stat().st_size for path in _files(host, state)}
+    """Digest -> size of every blob; what is evicted meanwhile may be there or not."""
+    sizes = {}
+    for path in _files(host, state):
+        with suppress(FileNotFoundError):
+            sizes[f"{path.parents[1].name}:{path.name}"] = path.stat().st_size
+    return sizes
 
 
 def wrong_in_the_store(host: Host, state: str = STATE) -> list[str]:

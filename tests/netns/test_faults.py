@@ -35,8 +35,15 @@ def curl(node: Node, url: str, *options: str) -> tuple[int, int, str]:
     return done.exit_code, said["status"], said["cache"]
 
 
-@pytest.mark.parametrize("client", ["skopeo", "podman"])
-@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(
+    ("client", "chunked"),
+    [
+        ("skopeo", False),
+        ("skopeo", True),
+        pytest.param("podman", False, marks=pytest.mark.slow),
+        pytest.param("podman", True, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(
     ("recipe", "place"),
     [(SINGLE_LAYER, "first"), (SINGLE_LAYER, "middle"), (SINGLE_LAYER, "last"), (TINY_LAYER, "middle")],
@@ -133,7 +140,9 @@ def test_a_wrong_length_never_makes_another_blob_whole(
     assert image.largest_layer not in stored(steered)
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])
+@pytest.mark.parametrize(
+    "status", [401, 404, 429, 503, *(pytest.param(each, marks=pytest.mark.slow) for each in (403, 500))]
+)
 def test_what_a_registry_keeps_answering_reaches_the_client(
     steered: Node, registry: Registry, status: int
 ) -> None:
@@ -145,7 +154,7 @@ def test_what_a_registry_keeps_answering_reaches_the_client(
     assert (exit_code, answered) == (0, status)
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize("status", [429, 503, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("client", ["skopeo", "podman"])
 def test_a_failing_registry_leaves_a_cached_image_in_reach(
     steered: Node, registry: Registry, lab: Lab, client: str, status: int

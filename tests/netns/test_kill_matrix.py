@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kill_matrix.cell import BACKENDS, DEATHS, MOMENTS, Cell, all_cells, few_cells, some_cells
+from kill_matrix.cell import BACKENDS, DEATHS, GRACEFUL, MOMENTS, Cell, all_cells, few_cells, some_cells
 from kill_matrix.stage import play
 from lab import Lab
 
@@ -14,9 +14,14 @@ def complaints(lab: Lab, cells: list[Cell]) -> dict[str, list[str]]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("death", DEATHS)
+@pytest.mark.parametrize(
+    "death", [pytest.param(each, marks=pytest.mark.slow if each in GRACEFUL else ()) for each in DEATHS]
+)
 def test_whatever_a_client_does_a_death_costs_it_little_and_leaves_nothing(lab: Lab, death: str) -> None:
-    """N4, N5, N18, I1, I4: every moment, one client each; nothing hangs, every retry succeeds."""
+    """N4, N5, N18, I1, I4: every moment, one client each; nothing hangs, every retry succeeds.
+
+    Orderly ends are in the slow ring: test_deaths and test_units play them too.
+    """
     cells = [cell for cell in some_cells() if cell.death == death]
 
     assert {cell.moment for cell in cells} == set(MOMENTS)
