@@ -211,7 +211,8 @@ class Agent:
         with suppress(SteeringFailed):  # then it ends with the table
             self._steering.suspend()
         self._journal.close()  # what ends from here on was told to: no request is to blame
-        self._pause_file.remove()
+        if not self._heartbeat.bereaved:  # a crash of the supervisor is no stop
+            self._pause_file.remove()
         self._interceptor.stop_accepting()
         self._http.stop_keeping_alive(for_good=True)
         await self._naming.settle(LOOKUPS_END_S)

@@ -38,9 +38,16 @@ _PR_SET_PDEATHSIG = 1
 class Heartbeat:
     """The agent's end: `beat` from the accepting loop at least every quarter of the lease, `ready` once."""
 
-    def __init__(self, line: socket.socket) -> None:
+    def __init__(self, line: socket.socket, supervisor: int) -> None:
+        """`supervisor` is its process id."""
         self._line = line
+        self._supervisor = supervisor
         self.lingering = False
+
+    @property
+    def bereaved(self) -> bool:
+        """Whether the supervisor has died: then SIGTERM comes from the kernel, and is nobody's order."""
+        return os.getppid() != self._supervisor
 
     def beat(self) -> None:
         """Say that the accepting loop turns. Never blocks, never raises."""
@@ -213,7 +220,7 @@ class _Supervisor:
         self._child = os.fork()
         if self._child == 0:
             beats.close()
-            _be_the_agent(self._run, self._signals, before, Heartbeat(theirs), supervisor, self._cleanup)
+            _be_the_agent(self._run, self._signals, before, Heartbeat(theirs, supervisor), self._cleanup)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         try:
@@ -324,7 +331,6 @@ def _be_the_agent(
     signals: _Signals,
     mask: Iterable[int],
     heartbeat: Heartbeat,
-    supervisor: int,
     cleanup: Callable[[], None],
 ) -> NoReturn:
     """The child's whole life; never returns into the supervisor's stack."""
@@ -334,9 +340,9 @@ def _be_the_agent(
         signals.restore()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _die_with_the_parent(signal.SIGTERM)
-        if os.getppid() == supervisor:  # else it died before the line above: nobody would tell us
+        if not heartbeat.bereaved:  # else it died before the line above: nobody would tell us
             code = run(heartbeat)
-            if heartbeat.lingering or os.getppid() != supervisor:
+            if heartbeat.lingering or heartbeat.bereaved:
                 cleanup()  # nobody is left to do it
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)

@@ -112,6 +112,27 @@ def test_a_crash_does_not_end_a_pause_and_a_new_start_does(
     assert blobs_sent(node, registry) == 0
 
 
+def test_a_supervisor_that_is_killed_ends_no_pause_either(
+    lab: Lab, node: Node, registry: Registry, agent: Agent
+) -> None:
+    """N4: the agent ends in order then, but nobody stopped it; what a service manager starts is paused."""
+    node.tidegate("pause").or_raise()
+    agent.supervisor.kill(signal.SIGKILL)
+    agent.supervisor.wait()
+    until(lambda: not node.path("/run/tidegate/agent.sock").exists(), "the agent has ended", within_s=10)
+
+    again = node.start_agent()
+
+    def paused() -> bool:
+        try:
+            return bool(again.status()["steering"]["paused"])
+        except CommandFailed:
+            return False
+
+    until(paused, "the next one is paused", within_s=10)
+    assert blobs_sent(node, registry) == all_of(lab)
+
+
 KEPT_ALIVE = """
 import socket, ssl
 plain = socket.create_connection(("registry-1.docker.io", 443))
