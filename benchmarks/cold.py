@@ -36,9 +36,9 @@ while True:
         break
     url, headers = urljoin(url, answer.headers["Location"]), {}
     connection.close()
-size, first = 0, 0.0
+size = len(answer.read1(1))  # readinto would wait for as much as fits
+first = time.perf_counter() - began
 while got := answer.readinto(buffer):
-    first = first or time.perf_counter() - began
     size += got
 cache = answer.headers.get("X-Tidegate-Cache", "")
 print(json.dumps([answer.status, size, cache, first, time.perf_counter() - began]))

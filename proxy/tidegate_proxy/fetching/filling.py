@@ -281,36 +281,44 @@ class Filling:
                 await lane.body.open_patiently()
             if lane.body.ignored_range and not in_order:
                 return None  # all of it comes in order
-            first = await lane.body.read()  # which goes to the file at once: somebody waits for it
+            first = await lane.body.read()
         except OriginBroken as error:
             return error
+        # It goes to the file and its reader before more is received: decrypting that would hold them up.
+        if first and (disk_error := await self._write(landing, lane, [first], in_order=in_order)):
+            return disk_error
         spool = Spool()
         async with asyncio.TaskGroup() as group:
             receiving = group.create_task(_receive(lane.body, spool))
-            disk_error = await self._write(landing, lane, spool, [first] if first else [], in_order=in_order)
+            disk_error = await self._write_all(landing, lane, spool, in_order=in_order)
             if disk_error is not None:
                 receiving.cancel()
         return disk_error or receiving.result()
 
-    async def _write(
-        self, landing: Landing, lane: Lane, spool: Spool, chunks: Chunks, *, in_order: bool
+    async def _write_all(
+        self, landing: Landing, lane: Lane, spool: Spool, *, in_order: bool
     ) -> OSError | None:
-        """Move the chunks and then the spool into the file until it ends; return what the disk objected."""
-        while chunks or (chunks := await spool.take()):
-            first = lane.written
-            end = first + sum(map(len, chunks))
-            shares = self._lanes.share(lane, first, end)
-            try:
-                await self._undisturbed(partial(landing.write, first, chunks, shares, in_order=in_order))
-                for share in shares:
-                    self.present.add(*share)
-                lane.written = end
-                self._wake()
-                if in_order and (ready := self.present.run_end(landing.hashed)) > landing.hashed:
-                    await self._undisturbed(partial(landing.hash_on, ready))
-            except OSError as error:
-                return error
-            chunks = []
+        """Move the spool into the file until it ends; return what the disk objected."""
+        while chunks := await spool.take():
+            if disk_error := await self._write(landing, lane, chunks, in_order=in_order):
+                return disk_error
+        return None
+
+    async def _write(self, landing: Landing, lane: Lane, chunks: Chunks, *, in_order: bool) -> OSError | None:
+        """Move the chunks into the file and tell readers; return what the disk objected."""
+        first = lane.written
+        end = first + sum(map(len, chunks))
+        shares = self._lanes.share(lane, first, end)
+        try:
+            await self._undisturbed(partial(landing.write, first, chunks, shares, in_order=in_order))
+            for share in shares:
+                self.present.add(*share)
+            lane.written = end
+            self._wake()
+            if in_order and (ready := self.present.run_end(landing.hashed)) > landing.hashed:
+                await self._undisturbed(partial(landing.hash_on, ready))
+        except OSError as error:
+            return error
         return None
 
     async def _undisturbed(self, function: Callable[[], None]) -> None:

@@ -33,7 +33,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _NOT_THERE = frozenset({400, 401, 403, 404, 410})  # what object stores answer to a signature that has expired
 _MAX_FIELD_BYTES = 256 * 1024
 _MAX_FIELDS = 1024
-_READ_BUFFER_BYTES = 1 << 20
+_FIRST_READS_BYTES, _FIRST_BYTES = 1 << 16, 1 << 20
+_READS_BYTES = 1 << 20
 _DISCARD_LIMIT_BYTES = 64 * 1024
 _AUTOMATIC_HEADERS = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 _FOR_ONE_ORIGIN = ("Authorization", "Proxy-Authorization", "Host")
@@ -55,8 +56,13 @@ class HttpResponse:
         self.headers = response.headers
 
     async def chunks(self) -> AsyncIterator[bytes]:
+        """The first ones are small: decrypting a large one would hold up what is done with them."""
+        received = 0
         try:
             async for chunk in self._response.content.iter_any():
+                if received < _FIRST_BYTES <= received + len(chunk):
+                    self._response.content.set_read_chunk_size(_READS_BYTES)
+                received += len(chunk)
                 yield chunk
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if arrived := _arrived_before_the_end(self._response.content):
@@ -118,7 +124,7 @@ class Exchange:
                 max_line_size=_MAX_FIELD_BYTES,
                 max_field_size=_MAX_FIELD_BYTES,
                 max_headers=_MAX_FIELDS,
-                read_bufsize=_READ_BUFFER_BYTES,
+                read_bufsize=_FIRST_READS_BYTES,
                 skip_auto_headers=_AUTOMATIC_HEADERS,
                 trust_env=False,
             )
