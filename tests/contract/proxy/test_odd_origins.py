@@ -7,7 +7,7 @@ tests/netns/test_client_faults.py.
 import asyncio
 import gzip
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -533,13 +533,38 @@ async def test_a_head_of_a_manifest_has_a_length_though_the_origin_tells_none(wo
     assert answer.headers["Docker-Content-Digest"] == digest_of(MANIFEST)
 
 
-@pytest.mark.parametrize("content", [LAYER, LAYER[:-1] + b"!"], ids=["right", "wrong"])
-async def test_what_passes_through_gzipped_is_verified_too(world: World, content: bytes) -> None:
+def to_gets_alone(given: Spoiled) -> Spoiled:
+    """HEAD is refused, so that nothing is proven and all passes through."""
+
+    async def spoiled(asked: Asked, good: bytes, writer: asyncio.StreamWriter) -> bool:
+        return await (status(405) if asked.method == "HEAD" else given)(asked, good, writer)
+
+    return spoiled
+
+
+def plain(content: bytes) -> Spoiled:
+    async def spoiled(asked: Asked, good: bytes, writer: asyncio.StreamWriter) -> bool:
+        writer.write(http(200, content))
+        return True
+
+    return spoiled
+
+
+@pytest.mark.parametrize("coded", [plain, gzipped])
+@pytest.mark.parametrize(
+    "content",
+    [LAYER, LAYER[:-1] + b"!", b"!" + LAYER[1:], LAYER[:-9]],
+    ids=["right", "last", "first", "short"],
+)
+async def test_what_passes_through_is_verified_too(
+    world: World, content: bytes, coded: Callable[[bytes], Spoiled]
+) -> None:
     """I2: by digest nothing wrong is ever whole, private and coded or not."""
     path = BLOB.replace("public", "private")
-    for_gets(world.origin, path, *[gzipped(content)] * 9)
+    world.origin.spoil(path, to_gets_alone(coded(content)), times=9)
     answer = await world.ask(path, Authorization=USER, Accept_Encoding="gzip")
 
+    assert answer.cache == Cache.BYPASS
     if content == LAYER:
         assert "Content-Encoding" not in answer.headers
         assert await body_of(answer) == LAYER

@@ -233,6 +233,21 @@ async def test_ranges_are_served_on_a_miss_and_on_a_hit(
     assert await read(answer) == expected
 
 
+@pytest.mark.parametrize("warm", [False, True])
+async def test_a_range_of_something_else_is_the_whole(world: World, warm: bool) -> None:
+    """C10: If-Range names what the client has a part of (RFC 9110, 13.1.5)."""
+    path = f"/v2/lib/public/blobs/{digest_of(LAYER)}"
+    if warm:
+        await read(await world.ask(path))
+        await until_stored(world, digest_of(LAYER))
+
+    other = await world.ask(path, Range="bytes=1-9", If_Range='"another"')
+    same = await world.ask(path, Range="bytes=1-9", If_Range=f'"{digest_of(LAYER)}"')
+
+    assert (other.status, await read(other)) == (200, LAYER)
+    assert (same.status, await read(same)) == (206, LAYER[1:10])
+
+
 async def test_a_redirect_to_another_host_is_followed_without_the_clients_credentials(world: World) -> None:
     """C8: Authorization is dropped across origins."""
     world.origin.redirect_to = f"http://localhost:{world.origin.port}/elsewhere/blob"
