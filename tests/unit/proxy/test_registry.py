@@ -233,6 +233,25 @@ async def test_ranges_are_served_on_a_miss_and_on_a_hit(
     assert await read(answer) == expected
 
 
+async def test_a_manifest_by_digest_has_the_type_it_came_with(world: World) -> None:
+    """C4: known by its tag before; a client that is told another type refuses it."""
+    await world.ask("/v2/lib/public/manifests/latest")
+    by_digest = await world.ask(f"/v2/lib/public/manifests/{digest_of(MANIFEST)}")
+
+    assert (by_digest.cache, by_digest.headers["Content-Type"]) == (Cache.HIT, MANIFEST_TYPE)
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+async def test_a_tag_that_was_written_through_us_is_what_it_was_no_longer(world: World, method: str) -> None:
+    """C5, C7, C18: nothing stale is served of it, also while the registry is dark."""
+    await world.ask("/v2/lib/public/manifests/latest")
+    await read(await world.ask("/v2/lib/public/manifests/latest", method, Authorization="Bearer user"))
+    await world.stop_origin()
+
+    with pytest.raises(UpstreamUnreachable):
+        await world.ask("/v2/lib/public/manifests/latest")
+
+
 @pytest.mark.parametrize("warm", [False, True])
 async def test_a_range_of_something_else_is_the_whole(world: World, warm: bool) -> None:
     """C10: If-Range names what the client has a part of (RFC 9110, 13.1.5)."""
