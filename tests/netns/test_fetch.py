@@ -199,8 +199,9 @@ def test_a_corrupted_prefix_is_thrown_away_after_sigkill(
     stored = node.path(f"/var/lib/tidegate/blobs/sha256/{layer.encoded[:2]}/{layer.encoded}")
     assert stored.read_bytes() == layer.content
     firsts = [int(each.header("Range")[0].removeprefix("bytes=").partition("-")[0]) for each in layer.reads]
-    assert 6 * MIB <= min(firsts) <= 8 * MIB
-    assert layer.sent_bytes < layer.size - 5 * MIB
+    # What is noted with the wrong byte goes with it: a piece, of up to three mebibytes and a half.
+    assert 4 * MIB <= min(firsts) <= 8 * MIB
+    assert layer.sent_bytes < layer.size - 3 * MIB
 
 
 def test_what_was_left_is_served_to_a_client_that_resumes(
